@@ -1,0 +1,25 @@
+"""The errors a user of prefect-fanout can meet: one base, few children."""
+
+from __future__ import annotations
+
+
+class FanoutError(Exception):
+    """Base of every error that prefect-fanout raises on its own account."""
+
+
+class UsageError(FanoutError, ValueError):
+    """A parameter, a path or an input list cannot be used as it is.
+
+    The text says what was expected, what was got and what to do. The `fanout` command exits with 2.
+    """
+
+
+class RunFailed(FanoutError, RuntimeError):
+    """A run could not be finished, or its counts do not reconcile. The `fanout` command exits with 1."""
+
+
+class TooManyFailures(FanoutError, RuntimeError):
+    """A run finished and wrote everything, but more items failed than it allows.
+
+    The `fanout` command exits with 3.
+    """

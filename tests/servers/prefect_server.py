@@ -1,0 +1,104 @@
+"""A real Prefect server as a subprocess: its own home, database and port; readiness is asked for, not slept for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+READY_TRIES = 300
+READY_INTERVAL_S = 0.2
+
+# Nothing of Prefect's may leave the machine, and no call of its own may disturb a test.
+OFFLINE_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefectServer:
+    """Where a running server is: `api_url` ends in `/api`, `log` holds everything that it printed."""
+
+    api_url: str
+    ui_url: str
+    home: Path
+    log: Path
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop the process group that `process` leads: politely, then for certain."""
+    for wish, patience_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 15)):
+        try:
+            os.killpg(process.pid, wish)
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            process.wait(patience_s)
+        return
+
+
+@contextmanager
+def prefect_server_process(home: Path) -> Iterator[PrefectServer]:
+    """Run `prefect server start` with everything it owns below `home`; stop it also after a failure."""
+    home.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    environment = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"{base}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{base}/api",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        **OFFLINE_SETTINGS,
+    }
+    log = home / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait_until_ready(process, f"{base}/api/health", log)
+            yield PrefectServer(api_url=f"{base}/api", ui_url=base, home=home, log=log, environment=environment)
+        finally:
+            stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    transport = httpx.HTTPTransport(retries=0)
+    with httpx.Client(transport=transport, timeout=READY_INTERVAL_S * 10) as client:
+        for _ in range(READY_TRIES):
+            try:
+                if client.get(url).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass  # Not listening yet: asking again is what this loop is for.
+            try:
+                process.wait(READY_INTERVAL_S)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+    raise RuntimeError(f"The Prefect server did not become ready. It printed:\n{log.read_text(errors='replace')}")
