@@ -91,7 +91,7 @@ $(VENV)/.installed: $(VENV)/.locked $(VENV)/.sources pyproject.toml
 	@touch $@
 
 dist/.built: $(VENV)/.sources pyproject.toml README.md LICENSE $(PACKAGE_FILES)
-	@rm -rf dist
+	@rm -rf dist && mkdir -p build
 	$(BIN)/pyproject-build --no-isolation --outdir dist . > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	@touch $@
 
