@@ -68,6 +68,7 @@ class KeyIndex:
     def __init__(self, final: Path, working: Path) -> None:
         self._final = final
         self._working = working
+        self._whole = True  # False from the start of a change until it has succeeded: there is no journal to undo it
         # One thread at a time uses the connection, but not always the same one: the ledger's lock sees to it.
         self._connection = sqlite3.connect(working, isolation_level=None, check_same_thread=False)
 
@@ -117,9 +118,9 @@ class KeyIndex:
         self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
     def close(self, *, keep: bool) -> None:
-        """Close the file; keep it for the next session, or remove it."""
+        """Close the file; keep it for the next session, or remove it, as also after a change that failed."""
         self._connection.close()
-        if keep:
+        if keep and self._whole:
             commit_file(self._working, self._final)
         else:
             self._working.unlink(missing_ok=True)
@@ -132,6 +133,7 @@ class KeyIndex:
             entries: its rows, oldest first.
         """
         execute = self._connection.execute
+        self._whole = False
         execute("BEGIN")
         self._connection.executemany(
             "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)",
@@ -139,6 +141,7 @@ class KeyIndex:
         )
         execute("INSERT INTO sources VALUES (?, ?, ?, ?)", source)
         execute("COMMIT")
+        self._whole = True
 
     def find(self, key: str) -> Entry | None:
         """Give what is known of the newest row of a key, or None."""

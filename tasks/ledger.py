@@ -17,11 +17,13 @@ newer. A part number is never used twice in the life of a run directory.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -164,7 +166,7 @@ class Ledger:
     def status_of(self, key: str) -> str | None:
         """Give the status of the newest row of a key, from earlier sessions or this one, or None."""
         key = clean_text(key)
-        with self._changed:
+        with self._opened():
             buffered = self._buffer.get(key)
             if buffered is not None:
                 return str(buffered["status"])
@@ -174,7 +176,7 @@ class Ledger:
     def row_of(self, key: str) -> dict[str, Any] | None:
         """Give the newest row of a key with all its columns, or None. Fast for keys asked in the order of the input."""
         key = clean_text(key)
-        with self._changed:
+        with self._opened():
             buffered = self._buffer.get(key)
             if buffered is not None:
                 return {name: buffered.get(name) for name in self._schema.names}
@@ -198,10 +200,7 @@ class Ledger:
         error = taken.get("error")
         if isinstance(error, str) and len(error) > ERROR_CHARS:
             taken["error"] = error[: ERROR_CHARS - 1] + "\u2026"
-        with self._changed:
-            self._raise_committer_failure()
-            if self._closed:
-                raise RunFailed(f"The ledger of {self._run.path} is closed: it cannot take another row.")
+        with self._opened():
             self._buffer.pop(key, None)  # so that the newer row also comes later in the part
             self._buffer[key] = taken
             if len(self._buffer) >= self._part_rows or self._part_seconds == 0:
@@ -216,33 +215,34 @@ class Ledger:
         Raises:
             RunFailed: the disk refused; the rows stay buffered.
         """
-        with self._changed:
-            self._raise_committer_failure()
+        with self._opened():
             self._flush()
 
     def counts(self) -> dict[str, int]:
         """Count the keys per status of their newest row; the sum is the number of keys."""
-        with self._changed:
-            counts = self._index.counts()
+        with self._opened():
+            counts = Counter(self._index.counts())
             for key, row in self._buffer.items():
                 older = self._index.find(key)
                 if older is not None:
                     counts[older.status] -= 1
-                counts[str(row["status"])] = counts.get(str(row["status"]), 0) + 1
-            return {status: count for status, count in sorted(counts.items()) if count}
+                counts[str(row["status"])] += 1
+            return dict(sorted((+counts).items()))
 
     def failures(self) -> dict[str, int]:
         """Count the failed keys per kind of error, most frequent first; the sum is `counts()["failed"]`."""
-        with self._changed:
-            kinds = self._index.failures()
+        with self._opened():
+            kinds = Counter(self._index.failures())
             for key, row in self._buffer.items():
                 older = self._index.find(key)
                 if older is not None and older.status == "failed":
                     kinds[older.error_kind] -= 1
                 if row["status"] == "failed":
-                    kinds[row.get("error_kind")] = kinds.get(row.get("error_kind"), 0) + 1
-        named = ((kind or "unknown", count) for kind, count in kinds.items() if count)
-        return dict(sorted(named, key=lambda item: (-item[1], item[0])))
+                    kinds[row.get("error_kind")] += 1
+        named: Counter[str] = Counter()
+        for kind, count in kinds.items():
+            named[kind or "unknown"] += count
+        return dict(sorted((+named).items(), key=lambda item: (-item[1], item[0])))
 
     def failure_examples(self, *, per_kind: int = 3, limit: int = 20) -> list[dict[str, Any]]:
         """Give rows of failed items: the first of each kind of error in the order of the input.
@@ -256,7 +256,7 @@ class Ledger:
         Raises:
             RunFailed: the disk refused.
         """
-        with self._changed:
+        with self._opened():
             self._flush()
             self._follow_moved_rows()
             block = self._index.examples(per_kind)[:limit]
@@ -277,8 +277,7 @@ class Ledger:
             RunFailed: the disk refused, or a part is damaged; all parts are still there then.
         """
         final = self._run.path / LEDGER_FILE
-        with self._changed:
-            self._raise_committer_failure()
+        with self._opened():
             self._flush()
             sources, _, last_part = list_sources(self._run.path)
             parts = [path_of(self._run.path, source.id) for source in sources if source.name != LEDGER_FILE]
@@ -293,6 +292,15 @@ class Ledger:
             except (OSError, sqlite3.Error) as error:
                 raise storage_failure("The ledger", final, error) from error
         return final
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Hold the lock on a ledger that is open and whose own thread is well."""
+        with self._changed:
+            if self._closed:
+                raise RunFailed(f"The ledger of {self._run.path} is closed. Use it inside its `with` block.")
+            self._raise_committer_failure()
+            yield
 
     def _check(self, row: dict[str, Any]) -> None:
         if not row.keys() <= self._columns:

@@ -1,7 +1,7 @@
 """The ledger's Parquet files: their names and schema, how one is written, and how rows are read out of many.
 
 Nothing here reads a whole ledger: files are read a row group at a time, and no row group holds more than `GROUP_ROWS`
-rows or one part.
+rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefect_fanout.tasks.key_index import Entry, Source
 from prefect_fanout.tasks.run_directory import LEDGER_FILE, LEDGER_FOLDER, commit_file, temporary_name
 
 GROUP_ROWS = 32_768
-"""Most rows per row group of ledger.parquet, and most rows in memory while it is made: about 30 MB of usual rows.
+"""Most rows per row group, and most rows in memory while ledger.parquet is made: about 30 MB of usual rows.
 
 Arrow's authors found that smaller groups cost more to write and read than they save (apache/arrow#15220)."""
 
@@ -234,7 +234,7 @@ def write_file(final: Path, tables: Iterator[pa.Table], schema: pa.Schema, metad
 
     Args:
         final: its name.
-        tables: its rows; each table becomes one row group, so it should be bounded.
+        tables: its rows, in tables of bounded size; each becomes a row group of its own, or several of `GROUP_ROWS`.
         schema: its columns.
         metadata: file metadata.
 
@@ -247,7 +247,7 @@ def write_file(final: Path, tables: Iterator[pa.Table], schema: pa.Schema, metad
         # Not as a context manager: after an exception that would write a valid footer under a part of the rows.
         writer = pq.ParquetWriter(temporary, schema.with_metadata(dict(metadata)), compression=COMPRESSION)
         for table in tables:
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
+            writer.write_table(table, row_group_size=GROUP_ROWS)
         writer.close()
     except BaseException:
         if writer is not None:

@@ -49,13 +49,14 @@ def read_ledger(run: str | Path) -> pd.DataFrame:
 def _newest_rows(folder: Path) -> pa.Table:
     sources, _, _ = list_sources(folder)
     tables = []
+    key = ""
     for source in sources:
         path = path_of(folder, source.id)
-        with readable(path):
-            tables.append(pq.ParquetFile(path).read())
+        with readable(path), pq.ParquetFile(path) as file:
+            tables.append(file.read())
+            key = (tables[-1].schema.metadata or {})[KEY].decode()
     if not tables:
         return pa.schema(COMMON_COLUMNS).empty_table()
-    key = tables[-1].schema.metadata[KEY].decode()
     table = pa.concat_tables(tables, promote_options="permissive")
     newest = np.flatnonzero(~table.column(key).to_pandas().duplicated(keep="last").to_numpy())
     position = table.column("index").to_numpy()[newest]
