@@ -23,3 +23,9 @@ class TooManyFailures(FanoutError, RuntimeError):
 
     The `fanout` command exits with 3.
     """
+
+
+def check_count(name: str, value: object, most: int, unit: str) -> None:
+    """Raise a `UsageError` unless `value` is a whole number of `unit` from 1 to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise UsageError(f"{name} must be a whole number of {unit} from 1 to {most:,}, got {value!r}.")

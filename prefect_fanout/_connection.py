@@ -1,0 +1,50 @@
+"""Which Prefect server the `fanout` command talks to, and how little Prefect says meanwhile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prefect_fanout._local_server import OFFLINE_SETTINGS, start_local_server
+
+CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+
+
+def quiet_prefect() -> None:
+    """Keep Prefect's log off the terminal, where the bar and the summary are; the server still gets it.
+
+    A user who set PREFECT_LOGGING_LEVEL asked for the log and gets it.
+    """
+    from prefect.logging.configuration import setup_logging
+
+    if "PREFECT_LOGGING_LEVEL" not in os.environ:
+        os.environ.setdefault(CONSOLE_LEVEL, "CRITICAL")
+        setup_logging()
+
+
+def connect(home: Path | None = None) -> str:
+    """Use the server that the user's environment or profile names; without one, start one for this process.
+
+    Args:
+        home: Always start a server, with everything it keeps in this folder; the user's settings do not count.
+
+    Returns:
+        The address of the API.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+    for name, value in OFFLINE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if home is not None:
+        os.environ["PREFECT_HOME"] = str(home)
+        os.environ["PREFECT_PROFILE"] = "ephemeral"
+        os.environ.pop("PREFECT_API_URL", None)
+    refresh_global_settings_context()
+    configured = PREFECT_API_URL.value()
+    if configured is not None:
+        return configured
+    address = start_local_server(PREFECT_HOME.value())
+    os.environ["PREFECT_API_URL"] = address
+    refresh_global_settings_context()
+    return address

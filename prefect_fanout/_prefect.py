@@ -1,0 +1,44 @@
+"""The parts of Prefect that carry no promise of stability, in one place: what to look at when Prefect moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
+from prefect._internal.result_records import ResultRecord, ResultRecordMetadata
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.task_engine import _create_task_run_locally, run_task_async, run_task_sync
+from prefect.utilities.engine import emit_task_run_state_change_event
+
+create_task_run = _create_task_run_locally
+
+__all__ = [
+    "create_task_run",
+    "emit_task_run_state_change_event",
+    "raise_if_flow_run_suspension_requested",
+    "record_state",
+    "result_data",
+    "run_task_async",
+    "run_task_sync",
+    "state_result",
+]
+
+
+def state_result(state: State[Any], raise_on_failure: bool = True) -> Any:
+    """What a state holds; `_sync` because Prefect would return a coroutine wherever an event loop runs."""
+    return state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload] # not in the overloads
+
+
+def result_data(value: Any) -> ResultRecord[Any]:
+    """A value as the data of a Completed state: bare, a None would read as a missing result."""
+    return ResultRecord(result=value, metadata=ResultRecordMetadata())
+
+
+def record_state(task_run: TaskRun, state: State[Any]) -> None:
+    """Put a task run into a state as the engine does, without telling the API."""
+    state.state_details.task_run_id = task_run.id
+    state.state_details.flow_run_id = task_run.flow_run_id
+    task_run.state = state
+    task_run.state_id, task_run.state_type, task_run.state_name = state.id, state.type, state.name
+    if state.is_final():
+        task_run.end_time = state.timestamp  # type: ignore[assignment] # both are aware datetimes at run time

@@ -1,0 +1,61 @@
+"""How many items a chunk takes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+from prefect_fanout._errors import UsageError, check_count
+
+Chunksize = int | Literal["auto"]
+
+# "auto" aims between these: long enough that the 5 ms and three events of a task run do not matter, short enough that
+# progress, cancelling and a fair share for every worker still do.
+FAST_CHUNK_S = 1.0
+SLOW_CHUNK_S = 2.0
+# A chunk's items and outcomes wait in memory: about 300 bytes an item, so 2 MB a chunk at this size.
+MAX_AUTO_CHUNKSIZE = 8_192
+MAX_CHUNKSIZE = 1_000_000
+
+
+def checked_chunksize(chunksize: object) -> Chunksize:
+    """Return `chunksize` if it is "auto" or a whole number from 1 to `MAX_CHUNKSIZE`, else raise a `UsageError`."""
+    if chunksize == "auto":
+        return "auto"
+    if isinstance(chunksize, str):
+        raise UsageError(f"chunksize must be 'auto' or a whole number of items, got {chunksize!r}.")
+    check_count("chunksize", chunksize, MAX_CHUNKSIZE, "items")
+    assert isinstance(chunksize, int), "check_count lets nothing else through"
+    return chunksize
+
+
+class ChunkSizer:
+    """Chunk sizes, fixed or learnt: "auto" starts at one item, doubles after a fast chunk and halves after a slow one.
+
+    Mutable state: `_size`, guarded by `_lock`.
+    """
+
+    def __init__(self, chunksize: Chunksize) -> None:
+        self.auto = chunksize == "auto"
+        self._size = 1 if chunksize == "auto" else chunksize
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Items that the next chunk should take."""
+        return self._size
+
+    def finished(self, items: int, seconds: float) -> None:
+        """Learn from a chunk of `items` items that ran for `seconds`.
+
+        Only a chunk of the present size teaches: those that were cut before the last change would repeat it.
+        """
+        if not self.auto:
+            return
+        with self._lock:
+            if items != self._size:
+                return
+            if seconds < FAST_CHUNK_S:
+                self._size = min(self._size * 2, MAX_AUTO_CHUNKSIZE)
+            elif seconds > SLOW_CHUNK_S:
+                self._size = max(self._size // 2, 1)
