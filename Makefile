@@ -22,6 +22,39 @@ PIP_INSTALL := install --quiet --disable-pip-version-check
 
 # The current folder stays off sys.path: `prefect_fanout/` in the tree is only a part of the package.
 export PYTHONSAFEPATH := 1
+# Prefect announces its telemetry at the first import on a terminal, and sends some; not from here.
+export DO_NOT_TRACK := 1
+
+# `make ui` keeps everything it needs here: the server's database, the logs, and the folder that the worker runs in.
+UI_HOME := $(CURDIR)/.prefect
+UI_PORT ?= 4200
+define UI_SCRIPT
+set -eu
+export PREFECT_HOME="$(UI_HOME)" PREFECT_PROFILE=ephemeral PREFECT_API_URL="http://127.0.0.1:$(UI_PORT)/api"
+export PREFECT_SERVER_UI_API_URL="$$PREFECT_API_URL" PREFECT_SERVER_ANALYTICS_ENABLED=false
+mkdir -p "$(UI_HOME)/work"
+children=""
+trap 'trap - EXIT INT TERM; kill $$children 2>/dev/null; wait; echo "Stopped."' EXIT
+trap 'exit 130' INT TERM
+"$(BIN)/prefect" server start --host 127.0.0.1 --port $(UI_PORT) > "$(UI_HOME)/server.log" 2>&1 & server=$$!
+children="$$server"
+until "$(BIN)/python" -c "import urllib.request; urllib.request.urlopen('$$PREFECT_API_URL/health')" 2>/dev/null; do
+	kill -0 $$server 2>/dev/null || { tail "$(UI_HOME)/server.log" >&2; echo "The server did not start. Is port $(UI_PORT) taken? Try: make ui UI_PORT=4201" >&2; exit 1; }
+	sleep 0.5
+done
+"$(BIN)/prefect" work-pool create fanout --type process --overwrite > "$(UI_HOME)/deploy.log" 2>&1
+"$(BIN)/prefect" --no-prompt deploy --all --prefect-file deployments/prefect.yaml >> "$(UI_HOME)/deploy.log" 2>&1 || { cat "$(UI_HOME)/deploy.log" >&2; exit 1; }
+"$(BIN)/python" -c "from pathlib import Path; from prefect_fanout._demo_tables import write_demo_tables; write_demo_tables(Path('$(UI_HOME)/work/incoming'))"
+cp examples/wikimedia.txt "$(UI_HOME)/work/images.txt"
+cd "$(UI_HOME)/work"
+"$(BIN)/prefect" worker start --pool fanout > "$(UI_HOME)/worker.log" 2>&1 & children="$$server $$!"
+echo
+echo "Prefect's UI, with both deployments and a worker:  http://127.0.0.1:$(UI_PORT)"
+echo "Choose Deployments, then Run > Quick run. ingest-csv has ten demo files; download-images needs the internet."
+echo "Runs are written to .prefect/work/runs, logs to .prefect. Ctrl-C stops everything."
+wait
+endef
+export UI_SCRIPT
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -53,6 +86,9 @@ bench: setup ## Run every benchmark beside its peers (minutes)
 	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/csv.py
 
+ui: setup ## Start a server, both deployments and a worker; open the address that is printed, end with Ctrl-C
+	@sh -c "$$UI_SCRIPT"
+
 lock: ## Renew requirements/dev.txt from the bounds in pyproject.toml
 	rm -rf build/lock-venv
 	$(PYTHON) -m venv build/lock-venv
@@ -65,7 +101,7 @@ lock: ## Renew requirements/dev.txt from the bounds in pyproject.toml
 wheel: dist/.built ## Build the sdist, and from it the wheel, into dist/
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) $(WHEEL_VENV) build dist fanout-demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(WHEEL_VENV) build dist fanout-demo .prefect *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # --- how the pieces are made -------------------------------------------------------------------------------------
 

@@ -11,15 +11,15 @@ CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
 def quiet_prefect() -> None:
-    """Keep Prefect's log off the terminal, where the bar and the summary are; the server still gets it.
+    """Keep Prefect's log off the terminal, where the bar and the summary are, and Prefect's own telemetry off the net.
 
-    A user who set PREFECT_LOGGING_LEVEL asked for the log and gets it.
+    The server still gets the log. A user who set PREFECT_LOGGING_LEVEL asked to see it, and does. Call this before
+    Prefect is imported: on a terminal, its first import would announce its telemetry and send some.
     """
-    from prefect.logging.configuration import setup_logging
-
+    for name, value in OFFLINE_SETTINGS.items():
+        os.environ.setdefault(name, value)
     if "PREFECT_LOGGING_LEVEL" not in os.environ:
         os.environ.setdefault(CONSOLE_LEVEL, "CRITICAL")
-        setup_logging()
 
 
 def connect(home: Path | None = None) -> str:
@@ -34,8 +34,6 @@ def connect(home: Path | None = None) -> str:
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
-    for name, value in OFFLINE_SETTINGS.items():
-        os.environ.setdefault(name, value)
     if home is not None:
         os.environ["PREFECT_HOME"] = str(home)
         os.environ["PREFECT_PROFILE"] = "ephemeral"

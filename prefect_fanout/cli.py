@@ -1,0 +1,246 @@
+"""The `fanout` command: both pipelines and the demo, for a person at a terminal or a script.
+
+Exit codes: 0 all well, 1 the run failed, 2 wrong usage, 3 finished, but more items failed than `--max-failed` allows,
+130 interrupted. The pipelines are imported only by the command that runs them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from cyclopts import App, Group, Parameter
+
+from prefect_fanout._errors import FanoutError, TooManyFailures, UsageError
+from prefect_fanout._terminal import Finished, Terminal
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    Options = TypeVar("Options", bound=BaseModel)
+
+EXIT_OK = 0
+EXIT_RUN_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TOO_MANY_FAILURES = 3
+EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C: 128 + SIGINT
+
+HELP = """Download images or turn CSV files into Parquet, through Prefect, with one ledger row per item.
+
+Every run owns a folder (`--out`). It holds the data, `ledger.parquet` with one row per item, `report.html`, and, once
+everything is done, `run.json`. Give the same folder again to go on where a run stopped.
+"""
+
+EPILOGUE = """Examples:
+
+    fanout demo                                           # no internet needed; about half a minute
+    fanout images urls.txt --out pictures                 # one URL per line
+    fanout images urls.parquet --url-column link --out pictures --workers 64
+    fanout images urls.txt --out pictures --retry-failed  # once more, only what failed
+    fanout csv 'exports/*.csv' more.csv.gz --out tables
+
+Exit codes: 0 all well, 1 the run failed, 2 wrong usage, 3 finished, but more items failed than --max-failed allows.
+
+Runs are recorded by the server at PREFECT_API_URL; without one, by a server of the command's own that ends with it.
+"""
+
+app = App(
+    name="fanout",
+    help=HELP,
+    help_epilogue=EPILOGUE,
+    help_format="plaintext",
+    version=lambda: version("prefect-fanout"),
+)
+COMMON = Group("Options of every run", sort_key=1)
+IMAGES = Group("Options for images", sort_key=0)
+
+
+@Parameter(name="*", group=COMMON)
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What both pipelines let a user choose; the names are those of their options."""
+
+    workers: int | None = None
+    """Items worked on at the same time. [default: CPUs + 4 for images, CPUs for csv]"""
+
+    chunksize: int | Literal["auto"] | None = None
+    """Items per Prefect task run; "auto" aims at task runs of one to two seconds. [default: auto for images, 1 for csv]"""
+
+    max_failed: int = 0
+    """More failed items than this make the exit code 3. Everything is finished and written all the same."""
+
+    retry_failed: Annotated[bool, Parameter(negative="")] = False
+    """Work once more on the items that failed in an earlier run in this folder."""
+
+    fresh: Annotated[bool, Parameter(negative="")] = False
+    """Remove what an earlier run left in this folder and start anew."""
+
+
+DEFAULTS = RunOptions()
+
+
+@app.command
+def images(
+    urls: str,
+    /,
+    *,
+    out: Path,
+    client: Annotated[Literal["auto", "requests", "curl"], Parameter(group=IMAGES)] = "auto",
+    allow_private: Annotated[bool, Parameter(group=IMAGES, negative="")] = False,
+    url_column: Annotated[str, Parameter(group=IMAGES)] = "url",
+    common: RunOptions = DEFAULTS,
+) -> None:
+    """Download the images of a URL list.
+
+    Args:
+        urls: A txt, csv, tsv, jsonl or parquet file of URLs, or one URL.
+        out: Folder of the run; it is made if it does not exist.
+        client: The HTTP client; "auto" chooses.
+        allow_private: Also fetch from addresses of this machine and its own network, which are refused otherwise.
+        url_column: Column that holds the URLs, for files with columns.
+    """
+    own = {"client": client, "allow_private": allow_private, "url_column": url_column}
+    source = [urls] if "://" in urls else urls
+    run_images(Terminal(), source, out, {**_given(common), **own})
+
+
+@app.command
+def csv(
+    sources: Annotated[list[str], Parameter(negative="")],
+    /,
+    *,
+    out: Path,
+    common: RunOptions = DEFAULTS,
+) -> None:
+    """Turn CSV files into Parquet files, one each, and keep the rows that do not fit.
+
+    Args:
+        sources: CSV files, or patterns in quotes such as 'exports/*.csv'.
+        out: Folder of the run; it is made if it does not exist.
+    """
+    run_csv(Terminal(), sources, out, _given(common))
+
+
+@app.command
+def demo(*, out: Path = Path("fanout-demo")) -> int:
+    """Run both pipelines on a small site and ten CSV files, made on the spot.
+
+    Args:
+        out: Folder of the demo; what an earlier demo left in it is replaced.
+    """
+    from prefect_fanout._demo import run_demo
+
+    return EXIT_OK if run_demo(Terminal(), out, run_images, run_csv) else EXIT_RUN_FAILED
+
+
+def run_images(
+    terminal: Terminal, urls: list[str] | str, out: Path, options: Mapping[str, object]
+) -> Finished:
+    """Run the flow `download-images` with a live bar and write the summary.
+
+    Args:
+        terminal: Where the bar and the summary go.
+        urls: URLs, or the path of a list.
+        out: The run directory.
+        options: Fields of `ImageOptions`.
+
+    Raises:
+        UsageError: An option is out of range, the list or the folder cannot be used.
+        RunFailed: The run could not be finished.
+    """
+    from prefect_fanout.flows.download_images import download_images
+    from prefect_fanout.tasks.images.options import ImageOptions
+    from prefect_fanout.tasks.images.url_list import open_list
+
+    checked = _checked(ImageOptions, options)
+    open_list(urls, column=checked.url_column)  # a list that cannot be read should not cost the start of a server
+    return _run(terminal, "Downloading", lambda: download_images(urls, str(out), checked), out)
+
+
+def run_csv(terminal: Terminal, sources: Sequence[str], out: Path, options: Mapping[str, object]) -> Finished:
+    """Run the flow `ingest-csv` with a live bar and write the summary.
+
+    Args:
+        terminal: Where the bar and the summary go.
+        sources: Paths and patterns of CSV files.
+        out: The run directory.
+        options: Fields of `CsvOptions`.
+
+    Raises:
+        UsageError: An option is out of range, a source or the folder cannot be used.
+        RunFailed: The run could not be finished.
+    """
+    from prefect_fanout.flows.ingest_csv import ingest_csv
+    from prefect_fanout.tasks.tables.options import CsvOptions
+    from prefect_fanout.tasks.tables.sources import find_sources
+
+    checked = _checked(CsvOptions, options)
+    find_sources(sources)  # as above
+    return _run(terminal, "Ingesting", lambda: ingest_csv(list(sources), str(out), checked), out)
+
+
+def main() -> int:
+    """Run the command with the arguments of the process.
+
+    Returns:
+        The exit code; see the top of this module.
+    """
+    try:
+        return app(result_action="return_value") or EXIT_OK
+    except FanoutError as error:
+        Terminal().error(str(error))
+        if isinstance(error, UsageError):
+            return EXIT_USAGE
+        return EXIT_TOO_MANY_FAILURES if isinstance(error, TooManyFailures) else EXIT_RUN_FAILED
+    except KeyboardInterrupt:
+        Terminal().error("Interrupted. What was finished is kept: give the same command again to go on.")
+        return EXIT_INTERRUPTED
+
+
+def _given(common: RunOptions) -> dict[str, object]:
+    """The options that were given or have a default of the command's own; the pipeline's defaults stand for the rest."""
+    return {name: value for name, value in asdict(common).items() if value is not None}
+
+
+def _checked(model: type[Options], options: Mapping[str, object]) -> Options:
+    """The options as the pipeline's model, or a usage error that names the option as it is typed."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**options)
+    except ValidationError as error:
+        problems = [
+            f"--{str(fault['loc'][0]).replace('_', '-')}: {fault['msg']}, got {fault['input']!r}."
+            for fault in error.errors()
+        ]
+        raise UsageError(" ".join(dict.fromkeys(problems))) from error
+
+
+def _run(terminal: Terminal, title: str, flow: Callable[[], Mapping[str, Any]], out: Path) -> Finished:
+    """Call the flow with a server and a live bar, and write what it came to.
+
+    Raises:
+        TooManyFailures: After the summary, when the flow raised it.
+    """
+    from prefect_fanout._connection import connect, quiet_prefect
+    from prefect_fanout.tasks.report import bound_listener
+
+    quiet_prefect()
+    with terminal.waiting("Starting Prefect's embedded server ..."):
+        connect()
+    excess = None
+    started = time.monotonic()
+    try:
+        with terminal.bar(title) as bar, bound_listener(bar.update):
+            flow()
+    except TooManyFailures as error:
+        excess = error
+    finished = read_finished(out, time.monotonic() - started)
+    terminal.finished(finished)
+    if excess is not None:
+        raise excess
+    return finished
