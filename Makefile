@@ -18,7 +18,7 @@ LINKS = $(wildcard build/__editable__.*)
 PACKAGE_DIRS := prefect_fanout flows tasks
 PACKAGE_FILES = $(shell find $(PACKAGE_DIRS) -name '*.py' -o -name py.typed)
 SCRIPT_DIRS := tests examples benchmarks deployments
-PIP_INSTALL := install --quiet --disable-pip-version-check
+PIP_INSTALL := install -qq --disable-pip-version-check --no-input
 
 # The current folder stays off sys.path: `prefect_fanout/` in the tree is only a part of the package.
 export PYTHONSAFEPATH := 1
