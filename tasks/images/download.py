@@ -1,0 +1,123 @@
+"""Downloading one image: fetch, try again, check, save, and say in a row what became of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from prefect_fanout import worker_resource
+from prefect_fanout.tasks.images.body import Body
+from prefect_fanout.tasks.images.checks import ContentError, inspect
+from prefect_fanout.tasks.images.client import Client, ClientFactory
+from prefect_fanout.tasks.images.failure import FetchError
+from prefect_fanout.tasks.images.name import file_name, url_hash
+from prefect_fanout.tasks.images.options import ImageOptions
+from prefect_fanout.tasks.images.retry import delay_before_retry
+from prefect_fanout.tasks.images.row import Item, Row, failed, new_row
+
+IMAGES_FOLDER = "images"
+"""Folder of the images in the run directory."""
+FLAT_FILES = 10_000
+"""A longer list is spread over 256 folders: file managers and many tools are slow with more files in one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every download of a run shares.
+
+    Attributes:
+        run: The run directory.
+        options: The run's options.
+        clients: Makes the client of each worker.
+        spread: Whether the images are spread over sub-folders.
+    """
+
+    run: Path
+    options: ImageOptions
+    clients: ClientFactory
+    spread: bool = False
+
+
+@task(name="download", cache_policy=NO_CACHE, persist_result=False)
+def download(item: Item, *, plan: Plan) -> Row:
+    """Downloads one image with the worker's own client; see `download_image`."""
+    return download_image(item, plan, worker_resource(plan.clients))
+
+
+def download_image(item: Item, plan: Plan, client: Client, *, pause: Callable[[float], None] = time.sleep) -> Row:
+    """Downloads one image and gives its ledger row, whatever became of it.
+
+    Args:
+        item: The URL.
+        plan: What the run's downloads share. The folder of the images exists.
+        client: Used by this thread only.
+        pause: Waits before a retry, in seconds; `retry_limit_s` bounds all waits of an item together.
+
+    Raises:
+        RunFailed: this machine, not the item, is at fault (disk full, too many open files).
+    """
+    row = new_row(item.index, item.url, item.key)
+    began = time.monotonic()
+    folder = _folder(plan, item.key)
+    with closing(Body(folder)) as body:
+        try:
+            _fetch(item.key, plan.options, client, body, row, pause)
+            facts = inspect(body.open(), plan.options)
+        except (FetchError, ContentError) as error:
+            failed(row, error.kind, str(error))
+        else:
+            final = folder / file_name(item.key, facts.extension)
+            row.update(status="ok", path=_shown(plan, final), sha256=body.sha256, bytes=body.size)
+            row.update(format=facts.format, width=facts.width, height=facts.height)
+            body.save(final)
+    row["seconds"] = time.monotonic() - began
+    return row
+
+
+def make_folders(plan: Plan) -> None:
+    """Makes the folders of the images, once, before the first download."""
+    folder = plan.run / IMAGES_FOLDER
+    folder.mkdir(exist_ok=True)
+    if plan.spread:
+        for number in range(256):
+            (folder / f"{number:02x}").mkdir(exist_ok=True)
+
+
+def _folder(plan: Plan, key: str) -> Path:
+    folder = plan.run / IMAGES_FOLDER
+    return folder / url_hash(key)[:2] if plan.spread else folder
+
+
+def _shown(plan: Plan, path: Path) -> str:
+    """The path relative to the run directory."""
+    middle = (path.parent.name, path.name) if plan.spread else (path.name,)
+    return "/".join((IMAGES_FOLDER, *middle))
+
+
+def _fetch(
+    url: str, options: ImageOptions, client: Client, body: Body, row: Row, pause: Callable[[float], None]
+) -> None:
+    """Tries until it works or the failure stays; notes in the row what was seen."""
+    began = time.monotonic()
+    row["started"] = datetime.now(UTC)
+    while True:
+        row["attempts"] += 1
+        body.clear()
+        try:
+            fetched = client.fetch(url, body)
+        except FetchError as error:
+            row.update(http_status=error.status, content_type=error.content_type, final_url=error.final_url)
+            delay = delay_before_retry(error, row["attempts"], time.monotonic() - began, options)
+            if delay is None:
+                raise
+        else:
+            row.update(http_status=fetched.status, content_type=fetched.content_type, final_url=fetched.final_url)
+            return
+        pause(delay)

@@ -1,0 +1,79 @@
+"""From the entries of a list to the items that are really fetched: bad ones, duplicates and finished ones drop out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from prefect_fanout.tasks.images.name import url_hash
+from prefect_fanout.tasks.images.row import Item, Row, failed, new_row
+from prefect_fanout.tasks.images.seen import SeenUrls
+from prefect_fanout.tasks.images.url import InvalidUrl, normalise, without_credentials
+from prefect_fanout.tasks.images.url_list import Line
+from prefect_fanout.tasks.ledger import Ledger
+
+
+class Intake:
+    """Reads a list lazily, writes the rows that need no request, and yields the items that need one.
+
+    Every entry is counted once in `counts`, either here ("failed", "duplicate", "skipped") or, when it was yielded,
+    by whoever learns what became of it (`note`). Belongs to the thread that owns the ledger.
+    """
+
+    def __init__(self, ledger: Ledger, seen: SeenUrls, *, retry_failed: bool) -> None:
+        """Prepares.
+
+        Args:
+            ledger: Knows what earlier runs did; receives the rows.
+            seen: Empty.
+            retry_failed: Whether items that failed in an earlier run are yielded again.
+        """
+        self.items = 0
+        self.counts: Counter[str] = Counter()
+        self._ledger = ledger
+        self._seen = seen
+        self._finished = {"ok", "duplicate"} if retry_failed else {"ok", "duplicate", "failed"}
+
+    def note(self, row: Row) -> None:
+        """Writes a row to the ledger and counts it."""
+        self._ledger.append(row)
+        self.counts[row["status"]] += 1
+
+    def read(self, lines: Iterable[Line]) -> Iterator[Item]:
+        """The items to fetch, in order."""
+        for index, line in enumerate(lines):
+            self.items += 1
+            item = self._admit(index, line)
+            if item is not None:
+                yield item
+
+    def _admit(self, index: int, line: Line) -> Item | None:
+        try:
+            if line.problem is not None:
+                raise InvalidUrl(line.problem)
+            key = normalise(line.text)
+        except InvalidUrl as error:
+            # No URL in normal form holds a blank, so these keys never meet one.
+            key = f"invalid {url_hash(line.text)} {index}"
+            if not self._is_finished(key):
+                row = new_row(index, without_credentials(line.text), key)
+                self.note(failed(row, "invalid_url", str(error)))
+            return None
+        first = self._seen.first(key, index)
+        if first != index:
+            self._duplicate(index, line.text, key, first)
+            return None
+        return None if self._is_finished(key) else Item(index, line.text, key)
+
+    def _duplicate(self, index: int, text: str, key: str, first: int) -> None:
+        key = f"{key}#{index}"  # a URL in normal form has no fragment
+        if not self._is_finished(key):
+            row = new_row(index, text, key)
+            row.update(status="duplicate", duplicate_of=first)
+            self.note(row)
+
+    def _is_finished(self, key: str) -> bool:
+        finished = self._ledger.status_of(key) in self._finished
+        if finished:
+            self.counts["skipped"] += 1
+        return finished

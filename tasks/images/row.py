@@ -1,0 +1,63 @@
+"""The ledger's row for one URL of the list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from prefect_fanout.tasks.ledger import ledger_schema
+
+KEY = "url_key"
+"""Column that identifies an item across reruns: the URL in normal form."""
+
+SCHEMA = ledger_schema(
+    KEY,
+    pa.field("url", pa.string()),
+    pa.field("final_url", pa.string()),
+    pa.field("http_status", pa.int32()),
+    pa.field("content_type", pa.string()),
+    pa.field("path", pa.string()),
+    pa.field("sha256", pa.string()),
+    pa.field("bytes", pa.int64()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("format", pa.string()),
+    pa.field("duplicate_of", pa.int64()),
+)
+"""`url` as it stands in the list, `path` relative to the run directory, `duplicate_of` the `index` of the first."""
+
+MAX_URL_SHOWN = 2_000
+"""Characters of a URL that are kept in `url`: enough for every one that can be fetched in practice."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One URL to fetch.
+
+    Attributes:
+        index: Position in the list, from 0.
+        url: As it stands in the list.
+        key: In normal form: what is requested, and what identifies the item.
+    """
+
+    index: int
+    url: str
+    key: str
+
+
+def new_row(index: int, url: str, key: str) -> Row:
+    """A row that says nothing yet of what became of the item."""
+    row: Row = dict.fromkeys(SCHEMA.names)
+    row.update(index=index, url=url[:MAX_URL_SHOWN], url_key=key, attempts=0, started=datetime.now(UTC), seconds=0.0)
+    return row
+
+
+def failed(row: Row, kind: str, message: str) -> Row:
+    """Fills in a failure."""
+    row.update(status="failed", error_kind=kind, error=message)
+    return row
