@@ -89,6 +89,9 @@ def classify(error: BaseException, *, phase: str, total_over: bool) -> FetchErro
         return FetchError("blocked_address", str(error))
     if total_over:
         return FetchError("timeout_total", "The total time for one try was used up (timeout_s).")
+    if any(type(cause) is urllib3.exceptions.ConnectTimeoutError for cause in causes):
+        # Before the innermost cause: that is a plain TimeoutError, which means silence anywhere else.
+        return FetchError("timeout_connect", "No connection in time (connect_timeout_s).", retry=True)
     for cause in causes:
         found = _of_cause(cause, phase)
         if found is not None:
@@ -107,8 +110,6 @@ def _of_cause(cause: BaseException, phase: str) -> FetchError | None:
             return FetchError(kind, f"The server's certificate is not trusted ({cause.verify_message}).")
         case ssl.SSLError():
             return FetchError("tls_handshake", f"No secure connection could be made ({cause.reason or cause}).")
-        case urllib3.exceptions.ConnectTimeoutError() if not isinstance(cause, urllib3.exceptions.NewConnectionError):
-            return FetchError("timeout_connect", "No connection in time (connect_timeout_s).", retry=True)
         case ConnectionRefusedError():
             return FetchError("refused", "The server refuses connections on this port.", retry=True)
         case http.client.IncompleteRead():

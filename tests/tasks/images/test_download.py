@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import socket
@@ -370,6 +371,18 @@ def test_a_refused_connection(download: Any) -> None:
         port = listener.getsockname()[1]
     row = download(f"http://127.0.0.1:{port}/x", retries=1)
     assert (row["error_kind"], row["attempts"]) == ("refused", 2)
+
+
+def test_a_host_that_does_not_accept_is_a_connect_timeout(download: Any) -> None:
+    """A full backlog (no SYN is answered) ends at the connect timeout."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        port = listener.getsockname()[1]
+        row = download(f"http://127.0.0.1:{port}/x", connect_timeout_s=0.2, retries=0)
+    assert row["error_kind"] == "timeout_connect"
 
 
 def test_no_connection_in_time(server: FaultServer, download: Any) -> None:
