@@ -155,13 +155,14 @@ class Ledger:
             self._changed.notify_all()
         if self._committer is not None:
             self._committer.join()
-        index_is_good = False
-        try:
-            self._flush()
-            self._raise_committer_failure()
-            index_is_good = not self._rows_moved
-        finally:
-            self._close_index(keep=index_is_good)
+        with self._changed:
+            index_is_good = False
+            try:
+                self._flush()
+                self._raise_committer_failure()
+                index_is_good = not self._rows_moved
+            finally:
+                self._close_index(keep=index_is_good)
 
     def status_of(self, key: str) -> str | None:
         """Give the status of the newest row of a key, from earlier sessions or this one, or None."""
@@ -330,8 +331,9 @@ class Ledger:
                 self._index.add(source_of(final, self._next_part - 1), self._entries(kept, self._next_part - 1))
         except (OSError, sqlite3.Error) as error:
             raise storage_failure("The ledger part", final, error) from error
+        self._buffer, self._due = {}, math.inf
+        self._changed.notify_all()
         if refused:
-            self._buffer, self._due = {}, math.inf
             raise RunFailed(
                 f"{len(refused)} rows do not fit the ledger's columns and were left out; the first is "
                 f"{refused[0]}. This is an error in the pipeline that made the row; the other rows are committed."
@@ -404,6 +406,7 @@ class Ledger:
                     self._flush()
                 except Exception as error:  # noqa: BLE001 - not lost: the flow's thread raises it
                     self._committer_failed = error
+                    self._changed.notify_all()
                     return
 
     def _raise_committer_failure(self) -> None:

@@ -1,0 +1,214 @@
+"""A file's bytes as UTF-8 text: hashed, decompressed and transcoded on the way, in blocks."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from prefect_fanout.tasks.tables.faults import FileFault
+
+RAW_BYTES = 1 << 20
+"""Bytes per read from a compressed or transcoded file, and per piece that is decompressed."""
+
+HEAD_BYTES = 4096
+"""How much of a file is looked at for magic bytes and for text without a byte order mark."""
+
+BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+GZIP = b"\x1f\x8b"
+OTHER_ARCHIVES = {b"PK\x03\x04": "zip", b"BZh91AY&SY": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class TextSource:
+    """One file, read once from start to end as UTF-8 text.
+
+    Bytes that cannot be decoded in a declared encoding are passed on as they are, so that they are found again as
+    invalid UTF-8 in their own record. Offsets of a compressed or transcoded file count in the text that is read here.
+
+    `bytes_in` counts the file's own bytes and `text_bytes` the text, as far as they were read.
+
+    Args:
+        path: The file.
+        encoding: The declared encoding; None is UTF-8. A byte order mark overrules it.
+
+    Raises:
+        FileFault: From the constructor or `read`: the file vanished, cannot be read, is compressed in a way that is
+            not read here, is damaged, or is not text in the encoding.
+    """
+
+    def __init__(self, path: Path, encoding: str | None = None) -> None:
+        self._path = path
+        self._hash = hashlib.sha256()
+        self._file = self._open()
+        status = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            self._file.close()
+            raise FileFault("unreadable", f"{path} is not a regular file; give a file that can be read more than once.")
+        self.bytes_in = 0
+        self.text_bytes = 0
+        self.mtime_ns = status.st_mtime_ns
+        self.encoding = encoding or "utf-8"
+        self.compression: str | None = None
+        self._pieces: Iterator[bytes] | None = None
+        self._left = b""
+        try:
+            self._detect()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes of text; fewer only at the end of the file, none when it is over."""
+        parts = [self._left[:size]]
+        self._left = self._left[size:]
+        missing = size - len(parts[0])
+        while missing > 0:
+            piece = self._read_raw(missing) if self._pieces is None else next(self._pieces, b"")
+            if not piece:
+                break
+            parts.append(piece[:missing])
+            self._left = piece[missing:]
+            missing -= len(parts[-1])
+        text = b"".join(parts) if len(parts) != 2 or parts[0] else parts[1]
+        self.text_bytes += len(text)
+        return text
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the file's own bytes, as far as they were read."""
+        return self._hash.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Raise when the file on disk is no longer the one that was read."""
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        if (status.st_size, status.st_mtime_ns) != (self.bytes_in, self.mtime_ns):
+            raise FileFault(
+                "changed",
+                f"{self._path} changed while it was read ({self.bytes_in} bytes were read, it now has "
+                f"{status.st_size}); run again when nothing writes to it any more.",
+            )
+
+    def _open(self) -> BinaryIO:
+        try:
+            # O_NONBLOCK: a named pipe without a writer must be an error, not a wait without end
+            return os.fdopen(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+
+    def _read_raw(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        self._hash.update(data)
+        self.bytes_in += len(data)
+        return data
+
+    def _detect(self) -> None:
+        head = self._read_raw(HEAD_BYTES)
+        for magic, name in OTHER_ARCHIVES.items():
+            if head.startswith(magic):
+                raise FileFault(
+                    "compressed", f"{self._path} is a {name} file; only plain and gzip files are read. Decompress it."
+                )
+        if head.startswith(GZIP):
+            self.compression = "gzip"
+            self._pieces = self._gunzip(head)
+            head = b""
+            while len(head) < HEAD_BYTES and (piece := next(self._pieces, b"")):
+                head += piece
+        declared = self.encoding
+        for mark, name in BYTE_ORDER_MARKS:
+            if head.startswith(mark):
+                self.encoding = name
+                if name == "utf-8":
+                    head = head[len(mark) :]
+                break
+        if self.encoding != "utf-8":
+            self._pieces = self._transcode(head, self._pieces)
+            head = b""
+        elif declared == "utf-8" and head.count(0, 0, HEAD_BYTES) * 4 > len(head[:HEAD_BYTES]):
+            raise FileFault(
+                "encoding",
+                f"{self._path} has a zero byte in every few: it looks like UTF-16 or UTF-32 without a byte order "
+                "mark. Name its encoding, for example utf-16-le.",
+            )
+        self._left = head
+
+    def _gunzip(self, first: bytes) -> Iterator[bytes]:
+        member = zlib.decompressobj(wbits=31)
+        raw = first
+        while raw:
+            while raw:
+                if member.eof:
+                    raw = raw.lstrip(b"\0")  # members may be padded with zeros, as tape archives are
+                    if not raw:
+                        break
+                    member = zlib.decompressobj(wbits=31)
+                try:
+                    piece = member.decompress(raw, RAW_BYTES)
+                except zlib.error as error:
+                    raise FileFault(
+                        "damaged_gzip",
+                        f"{self._path} is damaged near byte {self.bytes_in - len(raw)} ({error}); nothing of it was "
+                        "kept. Fetch it again.",
+                    ) from error
+                raw = member.unused_data if member.eof else member.unconsumed_tail
+                if piece:
+                    yield piece
+            raw = self._read_raw(RAW_BYTES)
+        if not member.eof:
+            raise FileFault(
+                "truncated_gzip",
+                f"{self._path} ends in the middle of its compressed data, after {self.bytes_in} bytes; nothing of it "
+                "was kept. Fetch it again.",
+            )
+
+    def _transcode(self, head: bytes, pieces: Iterator[bytes] | None) -> Iterator[bytes]:
+        decoder = codecs.getincrementaldecoder(self.encoding)(errors="surrogateescape")
+        piece: bytes = head
+        try:
+            while piece:
+                text = decoder.decode(piece)
+                if text:
+                    yield text.encode("utf-8", "surrogateescape")
+                piece = self._read_raw(RAW_BYTES) if pieces is None else next(pieces, b"")
+            rest = decoder.decode(b"", final=True)
+            if rest:
+                yield rest.encode("utf-8", "surrogateescape")
+        except UnicodeError as error:
+            raise FileFault(
+                "encoding",
+                f"{self._path} is not {self.encoding} near byte {self.bytes_in} ({error}); name its true encoding.",
+            ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> FileFault:
+    if isinstance(error, FileNotFoundError):
+        return FileFault("vanished", f"{path} was there when the run began and is gone now; run again without it.")
+    reason = error.strerror or str(error)
+    return FileFault("unreadable", f"{path} cannot be read ({reason}); check its permissions and its disk.")

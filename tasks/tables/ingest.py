@@ -1,0 +1,318 @@
+"""One CSV file to one Parquet file, and the row of the ledger that says what became of it.
+
+What `ingest_file` promises:
+
+1. Every record of the file is either a row of its Parquet file or a row of its rejects file. Both are counted by
+   reading them back, the records are counted by where they end in the text; if the figures differ, nothing is kept.
+2. A Parquet file appears under its name whole or not at all. The rejects are committed first, so data without its
+   rejects never exists.
+3. Memory is bounded by the block size, the longest record and the row group size, not by the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from prefect_fanout._errors import RunFailed
+from prefect_fanout.tasks.run_directory import storage_failure
+from prefect_fanout.tasks.tables.convert import REJECT_SCHEMA, parse, reject_rows, to_types
+from prefect_fanout.tasks.tables.dialect import Dialect, detect
+from prefect_fanout.tasks.tables.encoding import TextSource
+from prefect_fanout.tasks.tables.faults import FileFault
+from prefect_fanout.tasks.tables.fingerprint import edges_digest
+from prefect_fanout.tasks.tables.options import MIB, CsvOptions
+from prefect_fanout.tasks.tables.records import RecordReader
+from prefect_fanout.tasks.tables.schema import dictionary_columns, infer_schema
+from prefect_fanout.tasks.tables.sources import SourceFile
+from prefect_fanout.tasks.tables.writer import ParquetFile
+
+SAMPLE_BYTES = MIB
+"""At least this much of a file is looked at for its dialect and its types, even with smaller blocks."""
+
+DATA_FOLDER, REJECTS_FOLDER = "data", "rejects"
+
+KEY = "source_key"
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field(KEY, pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_kind", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("started", pa.timestamp("us", tz="UTC")),
+        pa.field("seconds", pa.float64()),
+        pa.field("source", pa.string()),
+        pa.field("duplicate_of", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("rejects_path", pa.string()),
+        pa.field("rows_in", pa.int64()),
+        pa.field("rows_out", pa.int64()),
+        pa.field("rejected", pa.int64()),
+        pa.field("blank_lines", pa.int64()),
+        pa.field("bytes_in", pa.int64()),
+        pa.field("mtime_ns", pa.int64()),
+        pa.field("edges", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("options", pa.string()),
+        pa.field("encoding", pa.string()),
+        pa.field("compression", pa.string()),
+        pa.field("delimiter", pa.string()),
+        pa.field("columns", pa.string()),
+        pa.field("notes", pa.string()),
+    ]
+)
+"""One row per file: `path` and `rejects_path` are relative to the run directory; `columns` is a JSON object from name
+to type, `notes` a JSON object of what was noticed; bytes_in to options are the fingerprint that a rerun compares."""
+
+
+@task(name="ingest-csv-file", cache_policy=NO_CACHE, persist_result=False)
+def ingest_csv_file(source: SourceFile, run: str, options: CsvOptions, overlap: bool = False) -> dict[str, Any]:
+    """Ingest one file: `ingest_file` as a Prefect task."""
+    return ingest_file(source, Path(run), options, overlap=overlap)
+
+
+def ingest_file(source: SourceFile, run: Path, options: CsvOptions, *, overlap: bool = False) -> dict[str, Any]:
+    """Ingest one file into a run directory.
+
+    Args:
+        source: The file.
+        run: The run directory.
+        options: What the user chose.
+        overlap: Encode in a second thread: worth it when there are fewer files than cores.
+
+    Returns:
+        A row for `LEDGER_SCHEMA`. A file that cannot be ingested as a whole is a row with the status "failed".
+
+    Raises:
+        RunFailed: The counts do not reconcile, or the disk refused.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    row: dict[str, Any] = {
+        "index": source.index,
+        KEY: source.key,
+        "status": "ok",
+        "attempts": 1,
+        "started": started,
+        "source": source.source,
+        "options": options.result_key(),
+    }
+    work = _FileIngest(source, run, options, overlap=overlap)
+    try:
+        row |= work.run()
+    except FileFault as fault:
+        row |= work.known | {"status": "failed", "error_kind": fault.kind, "error": fault.message}
+    except (OSError, pa.ArrowException) as error:
+        raise storage_failure(f"The Parquet file for {source.source}", work.data_path, error) from error
+    row["seconds"] = time.perf_counter() - clock
+    return row
+
+
+def reconcile(source: str, *, rows_in: int, rows_out: int, rejected: int, text_bytes: int, cut_bytes: int) -> None:
+    """Raise unless every record and every byte of a file is accounted for.
+
+    Args:
+        source: The file, for the message.
+        rows_in: Records by their ends in the text.
+        rows_out: Rows read back from the Parquet file.
+        rejected: Rows read back from the rejects file.
+        text_bytes: Bytes of text that were read.
+        cut_bytes: Bytes of text that were cut into records.
+
+    Raises:
+        RunFailed: The figures differ.
+    """
+    if rows_in == rows_out + rejected and text_bytes == cut_bytes:
+        return
+    raise RunFailed(
+        f"The counts of {source} do not reconcile: {rows_in} records in {text_bytes} bytes of text were read, "
+        f"{rows_out} rows and {rejected} rejects were written, {cut_bytes} bytes were cut into records. Nothing of "
+        "this file was kept. Please report it; this is a defect of the ingest, not of the file."
+    )
+
+
+@dataclass(frozen=True)
+class _Widen(Exception):
+    """Columns that have to be read as text after all."""
+
+    columns: frozenset[str]
+
+
+class _FileIngest:
+    """The work on one file; `known` is what was found out about it so far, for the ledger."""
+
+    def __init__(self, source: SourceFile, run: Path, options: CsvOptions, *, overlap: bool) -> None:
+        self._source = source
+        self._run = run
+        self._options = options
+        self._overlap = overlap
+        name = f"{source.output_name}.parquet"
+        self.data_path = run / DATA_FOLDER / name
+        self.rejects_path = run / REJECTS_FOLDER / name
+        self.known: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Read the file once, or twice if columns turn out to be text; commit what was made of it."""
+        for path in (self.data_path, self.rejects_path):
+            path.parent.mkdir(exist_ok=True)
+        as_text: frozenset[str] = frozenset()
+        while True:
+            try:
+                return self._read(as_text)
+            except _Widen as widen:
+                as_text |= widen.columns
+
+    def _read(self, as_text: frozenset[str]) -> dict[str, Any]:
+        options = self._options
+        with contextlib.ExitStack() as stack:
+            text = stack.enter_context(TextSource(self._source.path, options.encoding))
+            self.known |= {"encoding": text.encoding, "compression": text.compression}
+            wanted = max(options.block_bytes, SAMPLE_BYTES)
+            sample = text.read(wanted)
+            dialect = detect(
+                sample,
+                final=len(sample) < wanted,
+                delimiter=options.delimiter,
+                header=options.header,
+                skip_lines=options.skip_lines,
+            )
+            if dialect is None:
+                return self._empty(text, sample, complete=len(sample) < wanted)
+            reader = RecordReader(
+                text,
+                delimiter=ord(dialect.delimiter),
+                block_bytes=options.block_bytes,
+                max_record_bytes=options.max_record_bytes,
+                head=sample[dialect.skipped_bytes :],
+                head_is_all=len(sample) < wanted,
+                offset=dialect.skipped_bytes,
+                first_line=dialect.skipped_lines + 1,
+            )
+            del sample
+            data, rejects = self._convert(stack, reader, dialect, as_text)
+            return self._commit(text, reader, dialect, data, rejects, as_text)
+
+    def _convert(
+        self, stack: contextlib.ExitStack, reader: RecordReader, dialect: Dialect, as_text: frozenset[str]
+    ) -> tuple[ParquetFile, ParquetFile | None]:
+        options = self._options
+        data: ParquetFile | None = None
+        rejects: ParquetFile | None = None
+        rejected = 0
+        conflicts: set[str] = set()
+        for number, chunk in enumerate(reader):
+            parsed = parse(chunk, dialect, options.null_values, skip_first=number == 0 and options.header)
+            misfits = parsed.rejects
+            if data is None and parsed.text.num_rows:
+                data = self._open_data(stack, infer_schema(dialect.names, parsed.text, as_text), parsed.text)
+            if data is not None:
+                table, failed_casts, columns = to_types(parsed, data.schema)
+                if options.on_type_conflict == "string":
+                    conflicts.update(columns)
+                misfits = misfits + failed_casts
+                if not conflicts:
+                    data.write(table)
+            rejected += len(misfits)
+            if conflicts or not misfits:
+                continue  # with conflicts, the rest is only read to find all of them
+            if options.max_rejects is not None and rejected > options.max_rejects:
+                raise FileFault(
+                    "too_many_rejects",
+                    f"{self._source.source} has more than {options.max_rejects} records that do not fit. The last: "
+                    f"line {chunk.line_of(misfits[-1].record)}, {misfits[-1].message}. Correct the file, or raise "
+                    "max_rejects.",
+                )
+            if rejects is None:
+                rejects = stack.enter_context(ParquetFile(self.rejects_path, REJECT_SCHEMA, codec=options.codec))
+            rejects.write(reject_rows(printable(self._source.source), chunk, misfits))
+        if conflicts:
+            raise _Widen(frozenset(conflicts))
+        if data is None:
+            data = self._open_data(stack, pa.schema([pa.field(name, pa.string()) for name in dialect.names]), None)
+        return data, rejects
+
+    def _open_data(self, stack: contextlib.ExitStack, schema: pa.Schema, text: pa.Table | None) -> ParquetFile:
+        repeating = [] if text is None else dictionary_columns(text, schema)
+        return stack.enter_context(
+            ParquetFile(self.data_path, schema, codec=self._options.codec, dictionary=repeating, overlap=self._overlap)
+        )
+
+    def _commit(
+        self,
+        text: TextSource,
+        reader: RecordReader,
+        dialect: Dialect,
+        data: ParquetFile,
+        rejects: ParquetFile | None,
+        as_text: frozenset[str],
+    ) -> dict[str, Any]:
+        rows_in = reader.records - (1 if self._options.header else 0)
+        rows_out = data.close()
+        rejected = rejects.close() if rejects else 0
+        reconcile(
+            self._source.source,
+            rows_in=rows_in,
+            rows_out=rows_out,
+            rejected=rejected,
+            text_bytes=text.text_bytes,
+            cut_bytes=reader.offset,
+        )
+        fingerprint = self._fingerprint(text)
+        if rejects:
+            rejects.commit()
+        else:
+            self.rejects_path.unlink(missing_ok=True)  # of an earlier content of the file
+        data.commit()
+        notes: dict[str, object] = dict.fromkeys(dialect.notes, True)
+        if dialect.renamed:
+            notes["renamed_columns"] = dict(dialect.renamed)
+        if as_text:
+            notes["widened_to_text"] = sorted(as_text)
+        return {
+            **self.known,
+            **fingerprint,
+            "path": f"{DATA_FOLDER}/{self.data_path.name}",
+            "rejects_path": f"{REJECTS_FOLDER}/{self.rejects_path.name}" if rejects else None,
+            "rows_in": rows_in,
+            "rows_out": rows_out,
+            "rejected": rejected,
+            "blank_lines": reader.blank,
+            "delimiter": dialect.delimiter,
+            "columns": json.dumps({field.name: str(field.type) for field in data.schema}, ensure_ascii=False),
+            "notes": json.dumps(notes, ensure_ascii=False),
+        }
+
+    def _fingerprint(self, text: TextSource) -> dict[str, Any]:
+        text.check_unchanged()
+        try:
+            edges = edges_digest(self._source.path)
+        except OSError as error:
+            raise FileFault("vanished", f"{self._source.source} could not be read again: {error}.") from error
+        return {"bytes_in": text.bytes_in, "mtime_ns": text.mtime_ns, "sha256": text.sha256, "edges": edges}
+
+    def _empty(self, text: TextSource, sample: bytes, *, complete: bool) -> dict[str, Any]:
+        """A file without any record: no columns, so no Parquet file either."""
+        if not complete:
+            raise FileFault("no_header", f"{self._source.source} begins with {len(sample)} bytes without a record.")
+        fingerprint = self._fingerprint(text)
+        for path in (self.data_path, self.rejects_path):
+            path.unlink(missing_ok=True)
+        counts = dict.fromkeys(("rows_in", "rows_out", "rejected"), 0)
+        return {**self.known, **fingerprint, **counts, "notes": json.dumps({"empty": True})}
+
+
+def printable(path: str) -> str:
+    """A path as text that any file can hold: bytes that are no UTF-8 are shown as question marks."""
+    return os.fsencode(path).decode("utf-8", "replace")

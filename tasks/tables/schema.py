@@ -1,0 +1,99 @@
+"""The types of a file's columns, found once in its first block and kept to its end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefect_fanout.tasks.tables.columns import (
+    TIMESTAMP,
+    TIMESTAMP_NS,
+    TIMESTAMP_NS_UTC,
+    TIMESTAMP_UTC,
+    convert_column,
+)
+
+CANDIDATES: tuple[pa.DataType, ...] = (
+    pa.bool_(),
+    pa.int64(),
+    pa.float64(),
+    pa.date32(),
+    TIMESTAMP,
+    TIMESTAMP_NS,
+    TIMESTAMP_UTC,
+    TIMESTAMP_NS_UTC,
+)
+"""Tried in this order; a column that fits none of them in all its cells stays text."""
+
+DICTIONARY_SHARE = 0.1
+"""Parquet dictionaries are built for text columns with at most this share of different values. A dictionary of mostly
+unique texts is hashed in full and then thrown away by the writer, which costs up to half of the writing time."""
+
+DICTIONARY_BYTES = 512 * 1024
+"""And only if the different values of the first block are smaller than this: half of the writer's page limit of 1 MiB,
+because later blocks may bring more."""
+
+SIGNIFICANT_DIGITS = 17
+"""A double holds any decimal number of up to 15 significant digits, and 17 are written by programs that print doubles
+in full. A column with longer ones is something else than measured numbers, and stays text."""
+
+_LONG_NUMBER = re.compile(rf"[1-9](?:\.?\d){{{SIGNIFICANT_DIGITS},}}", re.ASCII)
+
+
+def infer_schema(names: Sequence[str], text: pa.Table, as_text: Collection[str] = ()) -> pa.Schema:
+    """The schema for a file.
+
+    A column is typed only if all its cells in `text` are of the type without any loss, as `columns` defines it. In
+    doubt it is text: identifiers with leading zeros, numbers beyond int64, ``1e5`` without a decimal point,
+    ``01/02/2024``, yes and no, and columns without any value.
+
+    Args:
+        names: The column names.
+        text: The first block, all columns text, in the order of `names`.
+        as_text: Names of columns that shall be text whatever they hold.
+    """
+    return pa.schema(
+        [
+            pa.field(name, pa.string() if name in as_text else infer_type(text.column(i).combine_chunks()))
+            for i, name in enumerate(names)
+        ]
+    )
+
+
+def infer_type(text: pa.StringArray) -> pa.DataType:
+    """The first type that all cells fit, or string."""
+    filled = pc.drop_null(pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text))
+    if not len(filled):
+        return pa.string()
+    for kind in CANDIDATES:
+        if _may_be(filled[0].as_py(), kind) and convert_column(filled, kind)[1] is None:
+            if pa.types.is_floating(kind) and not _measured(filled):
+                continue
+            return kind
+    return pa.string()
+
+
+def dictionary_columns(text: pa.Table, schema: pa.Schema) -> list[str]:
+    """The text columns that repeat themselves in the first block, for which a Parquet dictionary pays."""
+    chosen = []
+    for i, field in enumerate(schema):
+        if pa.types.is_string(field.type):
+            values = pc.unique(text.column(i))
+            if len(values) <= max(1, DICTIONARY_SHARE * text.num_rows) and values.nbytes <= DICTIONARY_BYTES:
+                chosen.append(field.name)
+    return chosen
+
+
+def _may_be(cell: str, kind: pa.DataType) -> bool:
+    """Whether one cell alone fits, so that a hopeless type costs one cell and not a block."""
+    return convert_column(pa.array([cell], pa.string()), kind)[1] is None
+
+
+def _measured(text: pa.StringArray) -> bool:
+    """Whether decimal numbers look like measured ones: a decimal point somewhere, and no more digits than a double."""
+    if not pc.any(pc.match_substring(text, ".")).as_py():
+        return False
+    return not pc.any(pc.match_substring_regex(text, _LONG_NUMBER.pattern)).as_py()
