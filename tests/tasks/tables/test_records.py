@@ -19,7 +19,7 @@ tables = st.lists(st.lists(fields, min_size=1, max_size=4), max_size=12)
 line_ends = st.sampled_from(["\n", "\r\n", "\r"])
 
 
-def well_formed(rows: list[list[str]], line_end: str, quote_all: bool) -> bytes:
+def _well_formed(rows: list[list[str]], line_end: str, quote_all: bool) -> bytes:
     out = io.StringIO(newline="")
     quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
     csv.writer(out, lineterminator=line_end, quoting=quoting).writerows(rows)
@@ -37,7 +37,7 @@ class Text:
         return piece
 
 
-def chunks(text: bytes, block_bytes: int, *, head: int = 0, max_record_bytes: int = 1000) -> list[Chunk]:
+def _chunks(text: bytes, block_bytes: int, *, head: int = 0, max_record_bytes: int = 1000) -> list[Chunk]:
     reader = RecordReader(
         Text(text[head:]),
         delimiter=COMMA,
@@ -53,7 +53,7 @@ def chunks(text: bytes, block_bytes: int, *, head: int = 0, max_record_bytes: in
     return found
 
 
-def described(found: list[Chunk]) -> list[tuple[int, int, int, bytes, Reason | None]]:
+def _described(found: list[Chunk]) -> list[tuple[int, int, int, bytes, Reason | None]]:
     return [
         (
             chunk.first_record + i,
@@ -72,7 +72,7 @@ def test_records_of_well_formed_text_are_those_of_the_csv_module(
     rows: list[list[str]], line_end: str, quote_all: bool, last_line_end: bool
 ) -> None:
     """Whatever is written by Python's csv module is cut into the same records, none of them at fault."""
-    text = well_formed(rows, line_end, quote_all)
+    text = _well_formed(rows, line_end, quote_all)
     if not last_line_end and text.endswith(line_end.encode()):
         text = text[: -len(line_end)]
     found = scan(text, COMMA, final=True)
@@ -91,7 +91,7 @@ def test_records_of_well_formed_text_are_those_of_the_csv_module(
 def test_any_cut_gives_the_same_records(text: str, block_bytes: int, head: int) -> None:
     """The size of the blocks changes nothing: not records, bytes, lines, offsets or faults, also in broken text."""
     raw = text.encode()
-    assert described(chunks(raw, block_bytes, head=head)) == described(chunks(raw, 1000))
+    assert _described(_chunks(raw, block_bytes, head=head)) == _described(_chunks(raw, 1000))
 
 
 @given(anything)
@@ -120,13 +120,13 @@ def test_every_line_end_gives_the_same_records(line_end: bytes) -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_blank_lines_are_counted_and_are_no_records(count: int) -> None:
     """Empty lines between records are counted, and lines are numbered across them."""
-    [chunk] = chunks(b"a,b\n" + b"\n" * count + b"c,d\n", 1000)
+    [chunk] = _chunks(b"a,b\n" + b"\n" * count + b"c,d\n", 1000)
     assert (len(chunk), chunk.scan.blank, chunk.line_of(1)) == (2, count, 2 + count)
 
 
 def test_lines_are_physical_lines() -> None:
     """A record after a quoted value of three lines stands three lines further down."""
-    assert [(line, raw) for _, line, _, raw, _ in described(chunks(b'a\n"x\r\ny\nz",1\r\nb\n', 4))] == [
+    assert [(line, raw) for _, line, _, raw, _ in _described(_chunks(b'a\n"x\r\ny\nz",1\r\nb\n', 4))] == [
         (1, b"a"),
         (2, b'"x\r\ny\nz",1'),
         (5, b"b"),
@@ -135,7 +135,7 @@ def test_lines_are_physical_lines() -> None:
 
 def test_an_unterminated_quote_costs_one_line() -> None:
     """A quote that nothing closes faults its line; the rows after it are read."""
-    found = described(chunks(b'1,a\n2,"b\n3,c\n4,d\n', 1000))
+    found = _described(_chunks(b'1,a\n2,"b\n3,c\n4,d\n', 1000))
     assert [(raw, fault) for *_, raw, fault in found] == [
         (b"1,a", None),
         (b'2,"b', Reason.UNTERMINATED_QUOTE),
@@ -146,7 +146,7 @@ def test_an_unterminated_quote_costs_one_line() -> None:
 
 def test_a_quote_closed_lines_later_in_front_of_text_costs_one_line() -> None:
     """A stray quote does not swallow the rows up to the next quoted value."""
-    found = described(chunks(b'1,"a\n2,b\n3,"c"\n4,d\n', 1000))
+    found = _described(_chunks(b'1,"a\n2,b\n3,"c"\n4,d\n', 1000))
     assert [(raw, fault) for *_, raw, fault in found] == [
         (b'1,"a', Reason.UNTERMINATED_QUOTE),
         (b"2,b", None),
@@ -157,14 +157,14 @@ def test_a_quote_closed_lines_later_in_front_of_text_costs_one_line() -> None:
 
 def test_text_after_a_closing_quote_is_a_fault() -> None:
     """`"ab"c` has no certain meaning and faults its record alone; a quote inside a bare field is text."""
-    found = described(chunks(b'"ab"c,1\n5" pipe,2\n"x",3\n', 1000))
+    found = _described(_chunks(b'"ab"c,1\n5" pipe,2\n"x",3\n', 1000))
     assert [fault for *_, fault in found] == [Reason.STRAY_QUOTE, None, None]
 
 
 def test_a_quote_left_open_swallows_no_more_than_the_longest_record() -> None:
     """Where the quote is not closed within the limit, reading goes on in the line after it."""
     text = b'1,"a\n' + b"2,b\n" * 500
-    found = described(chunks(text, 16, max_record_bytes=100))
+    found = _described(_chunks(text, 16, max_record_bytes=100))
     assert len(found) == 501
     assert [fault for *_, fault in found if fault] == [Reason.UNTERMINATED_QUOTE]
 
@@ -175,8 +175,8 @@ def test_a_record_beyond_the_limit_is_passed_by(line_end: bytes, block_bytes: in
     """A line longer than any record may be is one fault with its true length; its neighbours are read."""
     long = b"x" * 5000
     text = line_end.join([b"1,a", long, b"3,c", b""])
-    found = chunks(text, block_bytes, max_record_bytes=100)
-    records = described(found)
+    found = _chunks(text, block_bytes, max_record_bytes=100)
+    records = _described(found)
     assert [(number, line, offset) for number, line, offset, *_ in records] == [
         (1, 1, 0),
         (2, 2, 3 + len(line_end)),
@@ -189,6 +189,6 @@ def test_a_record_beyond_the_limit_is_passed_by(line_end: bytes, block_bytes: in
 
 def test_a_record_beyond_the_limit_at_the_end_of_the_file_is_passed_by() -> None:
     """Also when no line end follows, and only the beginning of it is kept."""
-    [_, oversized] = chunks(b"1,a\n" + b"x" * 3 * RAW_LIMIT_BYTES, 1000)
+    [_, oversized] = _chunks(b"1,a\n" + b"x" * 3 * RAW_LIMIT_BYTES, 1000)
     assert oversized.full_length == 3 * RAW_LIMIT_BYTES
     assert len(oversized.raw(0)) <= RAW_LIMIT_BYTES
