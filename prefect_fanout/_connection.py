@@ -8,6 +8,13 @@ from pathlib import Path
 from prefect_fanout._local_server import OFFLINE_SETTINGS, start_local_server
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+# Settings that lead to a server or a database outside a folder that is to hold everything.
+ELSEWHERE = (
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+)
 
 
 def quiet_prefect() -> None:
@@ -32,12 +39,15 @@ def connect(home: Path | None = None) -> str:
         The address of the API.
     """
     from prefect.context import refresh_global_settings_context
+    from prefect.logging.configuration import setup_logging
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
+    setup_logging()  # once more: whoever imported Prefect may have done so before quiet_prefect()
     if home is not None:
+        for name in ELSEWHERE:
+            os.environ.pop(name, None)
         os.environ["PREFECT_HOME"] = str(home)
         os.environ["PREFECT_PROFILE"] = "ephemeral"
-        os.environ.pop("PREFECT_API_URL", None)
     refresh_global_settings_context()
     configured = PREFECT_API_URL.value()
     if configured is not None:

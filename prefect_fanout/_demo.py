@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prefect_fanout._connection import connect, quiet_prefect
+from prefect_fanout._connection import connect
 from prefect_fanout._demo_site import demo_site
 from prefect_fanout._demo_tables import BAD_ROWS, FILES, ROWS_PER_FILE, write_demo_tables
-from prefect_fanout._terminal import Finished, Terminal
+from prefect_fanout._finished import Finished
+from prefect_fanout._terminal import Terminal
 
 Pipeline = Callable[[Terminal, list[str], Path, Mapping[str, object]], Finished]
 
@@ -38,44 +41,66 @@ def run_demo(terminal: Terminal, out: Path, run_images: Pipeline, run_csv: Pipel
         Whether exactly the planted faults were found.
     """
     home = out / ".prefect"
-    quiet_prefect()
     with terminal.waiting("Starting Prefect's embedded server ..."):
         connect(home.absolute())
 
-    terminal.heading("1. Download 24 URLs: 20 images, a missing one, a web page, a cut file, a repeated URL")
+    terminal.heading("1. Download 24 URLs: 20 images, a missing one, a web page, a cut file, and one URL twice")
     with demo_site() as urls:
         images = run_images(terminal, urls, out / "images", {**OPTIONS, "allow_private": True})
 
     terminal.heading(f"2. Turn {FILES} CSV files into Parquet; {EXPECTED_TABLES['rejected']} rows do not fit")
     files = write_demo_tables(out / "csv")
     tables = run_csv(terminal, [str(file) for file in files], out / "tables", OPTIONS)
+    terminal.table(_rejected_rows(out / "tables" / "rejects"))
 
     terminal.heading("Where everything is")
     terminal.places(
-        {
-            "images": out / "images" / "images",
-            "Parquet tables": out / "tables" / "data",
-            "rows that did not fit": out / "tables" / "rejects",
-            "what became of each item": out / "images" / "ledger.parquet",
-            "": out / "tables" / "ledger.parquet",
-            "reports, for a browser": out / "images" / "report.html",
-            " ": out / "tables" / "report.html",
-        }
+        [
+            ("images", out / "images" / "images"),
+            ("tables, as Parquet", out / "tables" / "data"),
+            ("rows that did not fit", out / "tables" / "rejects"),
+            ("one row per item", out / "images" / "ledger.parquet"),
+            ("", out / "tables" / "ledger.parquet"),
+            ("report, for a browser", out / "images" / "report.html"),
+            ("", out / "tables" / "report.html"),
+        ]
     )
-    terminal.note(f"  To look at both runs in Prefect's UI: PREFECT_HOME={home} prefect server start")
-    surprises = _differences("images", EXPECTED_IMAGES, images.counts)
-    surprises += _differences("images", EXPECTED_KINDS, images.failures)
-    surprises += _differences("CSV files", EXPECTED_TABLES, tables.counts)
-    if surprises:
+    terminal.note(f"\n  Both runs in Prefect's UI:  PREFECT_HOME={home} {_prefect_command()} server start")
+    if surprises := find_surprises(images, tables):
         terminal.error("The demo did not come out as planned. " + " ".join(surprises))
         return False
-    terminal.success("Exactly the planted faults were found; everything else is on disk.")
+    terminal.success("Exactly the planted faults were found, and nothing else went wrong.")
     return True
 
 
-def _differences(what: str, expected: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
+def find_surprises(images: Finished, tables: Finished) -> list[str]:
+    """What differs from what the demo planted, one sentence each; empty when all is as it should be."""
     return [
         f"Of the {what}, {number:,} {name} were expected, and {found.get(name, 0):,} were counted."
+        for what, expected, found in (
+            ("images", EXPECTED_IMAGES, images.counts),
+            ("images that failed", EXPECTED_KINDS, images.failures),
+            ("CSV files", EXPECTED_TABLES, tables.counts),
+        )
         for name, number in expected.items()
         if found.get(name, 0) != number
     ]
+
+
+def _rejected_rows(folder: Path) -> list[tuple[str, str, str]]:
+    """The few rows that did not fit, for the terminal: reason, file and line, message."""
+    import pyarrow.parquet as pq
+
+    columns = ["reason", "file", "line", "message"]
+    rows = [
+        row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path, columns=columns).to_pylist()
+    ]
+    return [(row["reason"], f"{Path(row['file']).name}, line {row['line']:,}", row["message"]) for row in rows]
+
+
+def _prefect_command() -> str:
+    """How to call Prefect's command from here: it is on the path only where the environment is activated."""
+    if shutil.which("prefect"):
+        return "prefect"
+    command = Path(sys.executable).with_name("prefect")
+    return str(command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command)

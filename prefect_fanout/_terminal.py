@@ -6,9 +6,8 @@ and the summary is one line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -26,42 +25,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-FAILURES_SHOWN = 10  # enough to see what is wrong; the ledger has them all
+from prefect_fanout._finished import Finished
+
 REFRESHES_PER_S = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """One failed item, for a person: which one, what kind of failure, and the sentence from the ledger."""
-
-    item: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """What a run came to.
-
-    Attributes:
-        run: The run directory.
-        counts: Numbers of items by what became of them, and of whatever else the pipeline counts, in the order to show.
-        failures: Failed items per kind of failure.
-        examples: The first failed items.
-        seconds: Wall time of the run.
-    """
-
-    run: Path
-    counts: Mapping[str, int]
-    failures: Mapping[str, int]
-    examples: Sequence[Failure]
-    seconds: float
-
-    def line(self) -> str:
-        """The summary as one line of plain text."""
-        parts = [f"{number:,} {name}" for name, number in self.counts.items()]
-        kinds = ", ".join(f"{kind} {number:,}" for kind, number in self.failures.items())
-        return f"{self.run}: {', '.join(parts)}{f' ({kinds})' if kinds else ''}, {self.seconds:.1f} s"
+PLACE_WIDTH = 40  # leaves half of a usual terminal for the reason
 
 
 class Bar:
@@ -148,19 +115,29 @@ class Terminal:
             style = "green" if name == "ok" and number else "red" if name in ("failed", "rejected") and number else ""
             line.append("  " if position else "").append(f"{number:,}", style=f"bold {style}").append(f" {name}", style)
         self.out.print(line.append(f"  in {finished.seconds:.1f} s", style="dim"))
-        if finished.examples:
-            self.out.print(Padding(_failure_table(finished.examples), (0, 0, 0, 2)))
+        self.table([(failure.kind, failure.item, failure.reason) for failure in finished.examples])
         hidden = sum(finished.failures.values()) - len(finished.examples)
         if hidden > 0:
-            kinds = ", ".join(f"{kind} {number:,}" for kind, number in finished.failures.items())
-            self.out.print(Text(f"  and {hidden:,} more; all by kind: {kinds}", style="dim"))
+            self.out.print(Text(f"  and {hidden:,} more; all by kind: {finished.kinds()}", style="dim"))
 
-    def places(self, places: Mapping[str, Path]) -> None:
+    def table(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Write what went wrong, one row each: the kind, the place, the reason; nothing where there is no terminal."""
+        if not self.out.is_terminal or not rows:
+            return
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="red", no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(style="dim", overflow="fold")
+        for kind, place, reason in rows:
+            table.add_row(kind, Text(_end_of(place, PLACE_WIDTH)), Text(reason))
+        self.out.print(Padding(table, (0, 0, 0, 2)), soft_wrap=False)
+
+    def places(self, places: Sequence[tuple[str, Path]]) -> None:
         """Write where things are, one per line; nothing where there is no terminal."""
         if not self.out.is_terminal:
             return
-        width = max(map(len, places))
-        for name, path in places.items():
+        width = max(len(name) for name, _ in places)
+        for name, path in places:
             self.out.print(Text(f"  {name:<{width}}  ", style="dim").append(str(path), style="default"))
 
     def success(self, text: str) -> None:
@@ -173,11 +150,6 @@ class Terminal:
         self.err.print(Text("fanout: ", style="bold red").append(text, style="default"))
 
 
-def _failure_table(failures: Sequence[Failure]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="red", no_wrap=True)
-    table.add_column(overflow="ellipsis", no_wrap=True, max_width=48)
-    table.add_column(style="dim", overflow="fold")
-    for failure in failures:
-        table.add_row(failure.kind, Text(failure.item), Text(failure.reason))
-    return table
+def _end_of(text: str, width: int) -> str:
+    """The text, or its end where names differ, when it is longer than `width`."""
+    return text if len(text) <= width else "…" + text[1 - width :]

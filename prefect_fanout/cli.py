@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Group, Parameter
 
+from prefect_fanout._connection import connect, quiet_prefect
 from prefect_fanout._errors import FanoutError, TooManyFailures, UsageError
-from prefect_fanout._terminal import Finished, Terminal
+from prefect_fanout._finished import Finished, read_finished
+from prefect_fanout._terminal import Terminal
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,29 +31,39 @@ EXIT_USAGE = 2
 EXIT_TOO_MANY_FAILURES = 3
 EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C: 128 + SIGINT
 
-HELP = """Download images or turn CSV files into Parquet, through Prefect, with one ledger row per item.
+# The terminal wraps paragraphs, so each is one line here; examples keep below 80 columns.
+HELP = (
+    "Download images or turn CSV files into Parquet, through Prefect, with one ledger row per item.\n\n"
+    "Every run owns a folder (--out). It holds the data, ledger.parquet with one row per item, report.html and, once "
+    "everything is done, run.json. Give the same folder again to go on where a run stopped."
+)
 
-Every run owns a folder (`--out`). It holds the data, `ledger.parquet` with one row per item, `report.html`, and, once
-everything is done, `run.json`. Give the same folder again to go on where a run stopped.
+DEMO_EXAMPLES = """    fanout demo                                       no internet needed
 """
-
-EPILOGUE = """Examples:
-
-    fanout demo                                           # no internet needed; about half a minute
-    fanout images urls.txt --out pictures                 # one URL per line
+IMAGES_EXAMPLES = """    fanout images urls.txt --out pictures             one URL per line
     fanout images urls.parquet --url-column link --out pictures --workers 64
-    fanout images urls.txt --out pictures --retry-failed  # once more, only what failed
-    fanout csv 'exports/*.csv' more.csv.gz --out tables
-
-Exit codes: 0 all well, 1 the run failed, 2 wrong usage, 3 finished, but more items failed than --max-failed allows.
-
-Runs are recorded by the server at PREFECT_API_URL; without one, by a server of the command's own that ends with it.
+    fanout images urls.txt --out pictures --retry-failed
 """
+CSV_EXAMPLES = """    fanout csv 'exports/*.csv' more.csv.gz --out tables
+"""
+EXIT_CODES = """Exit codes:
+
+    0  all well
+    1  the run failed
+    2  wrong usage
+    3  finished, but more items failed than --max-failed allows
+"""
+SERVER = "The server at PREFECT_API_URL records the runs; without one, the command starts one that ends with it."
+
+
+def _epilogue(*examples: str) -> str:
+    return "\n".join(("Examples:", "", *(text.rstrip() for text in examples), "", EXIT_CODES, SERVER))
+
 
 app = App(
     name="fanout",
     help=HELP,
-    help_epilogue=EPILOGUE,
+    help_epilogue=_epilogue(DEMO_EXAMPLES, IMAGES_EXAMPLES, CSV_EXAMPLES),
     help_format="plaintext",
     version=lambda: version("prefect-fanout"),
 )
@@ -67,30 +79,30 @@ class RunOptions:
     workers: int | None = None
     """Items worked on at the same time. [default: CPUs + 4 for images, CPUs for csv]"""
 
-    chunksize: int | Literal["auto"] | None = None
-    """Items per Prefect task run; "auto" aims at task runs of one to two seconds. [default: auto for images, 1 for csv]"""
+    chunksize: Annotated[int | Literal["auto"] | None, Parameter(show_choices=False)] = None
+    """Items per Prefect task run; "auto" aims at runs of one to two seconds. [default: auto for images, 1 for csv]"""
 
     max_failed: int = 0
     """More failed items than this make the exit code 3. Everything is finished and written all the same."""
 
-    retry_failed: Annotated[bool, Parameter(negative="")] = False
+    retry_failed: Annotated[bool, Parameter(negative="", show_default=False)] = False
     """Work once more on the items that failed in an earlier run in this folder."""
 
-    fresh: Annotated[bool, Parameter(negative="")] = False
+    fresh: Annotated[bool, Parameter(negative="", show_default=False)] = False
     """Remove what an earlier run left in this folder and start anew."""
 
 
 DEFAULTS = RunOptions()
 
 
-@app.command
+@app.command(help_epilogue=_epilogue(IMAGES_EXAMPLES))
 def images(
     urls: str,
     /,
     *,
     out: Path,
     client: Annotated[Literal["auto", "requests", "curl"], Parameter(group=IMAGES)] = "auto",
-    allow_private: Annotated[bool, Parameter(group=IMAGES, negative="")] = False,
+    allow_private: Annotated[bool, Parameter(group=IMAGES, negative="", show_default=False)] = False,
     url_column: Annotated[str, Parameter(group=IMAGES)] = "url",
     common: RunOptions = DEFAULTS,
 ) -> None:
@@ -102,13 +114,14 @@ def images(
         client: The HTTP client; "auto" chooses.
         allow_private: Also fetch from addresses of this machine and its own network, which are refused otherwise.
         url_column: Column that holds the URLs, for files with columns.
+        common: What both pipelines let a user choose.
     """
     own = {"client": client, "allow_private": allow_private, "url_column": url_column}
     source = [urls] if "://" in urls else urls
     run_images(Terminal(), source, out, {**_given(common), **own})
 
 
-@app.command
+@app.command(help_epilogue=_epilogue(CSV_EXAMPLES))
 def csv(
     sources: Annotated[list[str], Parameter(negative="")],
     /,
@@ -121,11 +134,12 @@ def csv(
     Args:
         sources: CSV files, or patterns in quotes such as 'exports/*.csv'.
         out: Folder of the run; it is made if it does not exist.
+        common: What both pipelines let a user choose.
     """
     run_csv(Terminal(), sources, out, _given(common))
 
 
-@app.command
+@app.command(help_epilogue=_epilogue(DEMO_EXAMPLES))
 def demo(*, out: Path = Path("fanout-demo")) -> int:
     """Run both pipelines on a small site and ten CSV files, made on the spot.
 
@@ -137,9 +151,7 @@ def demo(*, out: Path = Path("fanout-demo")) -> int:
     return EXIT_OK if run_demo(Terminal(), out, run_images, run_csv) else EXIT_RUN_FAILED
 
 
-def run_images(
-    terminal: Terminal, urls: list[str] | str, out: Path, options: Mapping[str, object]
-) -> Finished:
+def run_images(terminal: Terminal, urls: list[str] | str, out: Path, options: Mapping[str, object]) -> Finished:
     """Run the flow `download-images` with a live bar and write the summary.
 
     Args:
@@ -189,6 +201,7 @@ def main() -> int:
     Returns:
         The exit code; see the top of this module.
     """
+    quiet_prefect()
     try:
         return app(result_action="return_value") or EXIT_OK
     except FanoutError as error:
@@ -202,7 +215,7 @@ def main() -> int:
 
 
 def _given(common: RunOptions) -> dict[str, object]:
-    """The options that were given or have a default of the command's own; the pipeline's defaults stand for the rest."""
+    """The options that were given or have a default of the command's own; the rest is left to the pipeline."""
     return {name: value for name, value in asdict(common).items() if value is not None}
 
 
@@ -226,10 +239,8 @@ def _run(terminal: Terminal, title: str, flow: Callable[[], Mapping[str, Any]], 
     Raises:
         TooManyFailures: After the summary, when the flow raised it.
     """
-    from prefect_fanout._connection import connect, quiet_prefect
     from prefect_fanout.tasks.report import bound_listener
 
-    quiet_prefect()
     with terminal.waiting("Starting Prefect's embedded server ..."):
         connect()
     excess = None
