@@ -1,0 +1,78 @@
+"""What a finished run came to, read from its folder: `run.json` and the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+FAILURES_SHOWN = 10  # enough to see what is wrong; the ledger has them all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One failed item, for a person: which one, what kind of failure, and the sentence from the ledger."""
+
+    item: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a run came to.
+
+    Attributes:
+        run: The run directory.
+        counts: Items by what became of them, and whatever else the pipeline counts, in the order to show.
+        failures: Failed items per kind of failure.
+        examples: The first failed items.
+        seconds: Wall time of the run.
+    """
+
+    run: Path
+    counts: Mapping[str, int]
+    failures: Mapping[str, int]
+    examples: Sequence[Failure]
+    seconds: float
+
+    def line(self) -> str:
+        """The summary as one line of plain text."""
+        parts = ", ".join(f"{number:,} {name}" for name, number in self.counts.items())
+        return f"{self.run}: {parts}{f' ({self.kinds()})' if self.failures else ''}, {self.seconds:.1f} s"
+
+    def kinds(self) -> str:
+        """The kinds of failure with their numbers, as plain text."""
+        return ", ".join(f"{kind} {number:,}" for kind, number in self.failures.items())
+
+
+def read_finished(run: Path, seconds: float) -> Finished:
+    """Read what the run in this folder came to.
+
+    Args:
+        run: A run directory that has its `run.json`.
+        seconds: What to say of its wall time.
+    """
+    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    failures = document["failures"]
+    return Finished(
+        run=run,
+        counts=document["counts"],
+        failures=failures,
+        examples=list(islice(_failures(run / "ledger.parquet"), FAILURES_SHOWN)) if failures else [],
+        seconds=seconds,
+    )
+
+
+def _failures(ledger: Path) -> Iterator[Failure]:
+    """The failed rows of a compacted ledger, in its order, a batch at a time."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(ledger) as file:
+        item = "url" if "url" in file.schema_arrow.names else "source"
+        for batch in file.iter_batches(columns=[item, "status", "error_kind", "error"]):
+            for row in batch.filter(pc.equal(batch.column("status"), "failed")).to_pylist():
+                yield Failure(item=row[item] or "", kind=row["error_kind"] or "", reason=row["error"] or "")
