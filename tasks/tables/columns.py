@@ -18,11 +18,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    Array: TypeAlias = pa.Array[Any]  # not subscriptable when it runs
 
 Mask = npt.NDArray[np.bool_]
 
@@ -39,7 +43,7 @@ _BOOLEANS = pa.array(["true", "True", "TRUE", "false", "False", "FALSE"])
 _BOOLEAN_VALUES = pa.array([True, True, True, False, False, False])
 
 
-def convert_column(text: pa.StringArray, kind: pa.DataType) -> tuple[pa.Array, Mask | None]:
+def convert_column(text: Array, kind: pa.DataType) -> tuple[Array, Mask | None]:
     """Convert a column of text.
 
     Args:
@@ -90,7 +94,7 @@ def why_not(value: str, kind: pa.DataType) -> str:
     return f"expected {wanted}, got {shown!r}"
 
 
-def _try_cast(text: pa.Array, kind: pa.DataType) -> pa.Array | None:
+def _try_cast(text: Array, kind: pa.DataType) -> Array | None:
     try:
         if pa.types.is_boolean(kind):
             found = pc.index_in(text, _BOOLEANS)
@@ -100,11 +104,11 @@ def _try_cast(text: pa.Array, kind: pa.DataType) -> pa.Array | None:
         return None
 
 
-def _blank_out(column: pa.Array, mask: Mask) -> pa.Array:
+def _blank_out(column: Array, mask: Mask) -> Array:
     return pc.if_else(pa.array(mask), pa.scalar(None, column.type), column)
 
 
-def _failing(text: pa.Array, fits: Callable[[pa.Array], bool], base: int = 0) -> list[int]:
+def _failing(text: Array, fits: Callable[[Array], bool], base: int = 0) -> list[int]:
     """Positions of the cells that do not fit, by halving: k of n cells are found in about k log n casts."""
     if fits(text):
         return []
@@ -114,13 +118,13 @@ def _failing(text: pa.Array, fits: Callable[[pa.Array], bool], base: int = 0) ->
     return _failing(text[:half], fits, base) + _failing(text[half:], fits, base + half)
 
 
-def _offsets(text: pa.StringArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+def _offsets(text: Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     _, offsets, data = text.buffers()
     ends = np.frombuffer(offsets, np.int32)[text.offset : text.offset + len(text) + 1]
     return ends, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
 
 
-def _int_loses(text: pa.StringArray, typed: pa.Int64Array) -> Mask | None:
+def _int_loses(text: Array, typed: Array) -> Mask | None:
     """Cells that are not the canonical form of their number; decided by the total length of all texts."""
     if not len(text):
         return None
@@ -140,7 +144,7 @@ def _int_loses(text: pa.StringArray, typed: pa.Int64Array) -> Mask | None:
     return np.asarray(pc.not_equal(typed.cast(pa.string()), text).fill_null(False))
 
 
-def _double_loses(text: pa.StringArray, typed: pa.DoubleArray) -> Mask | None:
+def _double_loses(text: Array, typed: Array) -> Mask | None:
     """Cells that are no plain decimal number, or that the double does not hold."""
     if not len(text):
         return None
@@ -177,12 +181,12 @@ def _differs(cell: str, value: float) -> bool:
     return abs(value) >= EXACT_DOUBLE and Decimal(cell) != Decimal(repr(value))
 
 
-def _values(column: pa.Array, kind: type[np.generic]) -> npt.NDArray[np.generic]:
+def _values(column: Array, kind: type[np.generic]) -> npt.NDArray[np.generic]:
     """The values of a column of 8-byte numbers without a copy; undefined where it is null."""
     return np.frombuffer(column.buffers()[1], kind, count=len(column), offset=column.offset * 8)
 
 
-_CHECKS: dict[int, Callable[[pa.Array, pa.Array], Mask | None]] = {
+_CHECKS: dict[int, Callable[[Array, Array], Mask | None]] = {
     pa.int64().id: _int_loses,
     pa.float64().id: _double_loses,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,22 +20,21 @@ from prefect_fanout.tasks.tables.records import RAW_LIMIT_BYTES, Chunk
 VALUE_LIMIT = 1000
 """Characters of a cell that are shown in a reject; the record's raw bytes hold all of it."""
 
-REJECT_SCHEMA = pa.schema(
-    [
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("record_no", pa.int64(), nullable=False),
-        pa.field("line", pa.int64(), nullable=False),
-        pa.field("byte_offset", pa.int64(), nullable=False),
-        pa.field("byte_length", pa.int64(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("column", pa.string()),
-        pa.field("value", pa.string()),
-        pa.field("message", pa.string(), nullable=False),
-        pa.field("raw", pa.binary(), nullable=False),
-        pa.field("raw_cut", pa.bool_(), nullable=False),
-    ]
-)
-"""One row per rejected record: where it stands (record and physical line counted from 1, the header's line included;
+_REJECT_FIELDS: list[pa.Field[Any]] = [
+    pa.field("file", pa.string(), nullable=False),
+    pa.field("record_no", pa.int64(), nullable=False),
+    pa.field("line", pa.int64(), nullable=False),
+    pa.field("byte_offset", pa.int64(), nullable=False),
+    pa.field("byte_length", pa.int64(), nullable=False),
+    pa.field("reason", pa.string(), nullable=False),
+    pa.field("column", pa.string()),
+    pa.field("value", pa.string()),
+    pa.field("message", pa.string(), nullable=False),
+    pa.field("raw", pa.binary(), nullable=False),
+    pa.field("raw_cut", pa.bool_(), nullable=False),
+]
+REJECT_SCHEMA = pa.schema(_REJECT_FIELDS)
+"""One row per rejected record: where it stands (records counted from 1 after the header, physical lines from 1 with it,
 bytes of the file's text from 0), why it was rejected, and its bytes without the line end."""
 
 _MESSAGES = {
@@ -133,8 +133,8 @@ def to_types(parsed: Parsed, schema: pa.Schema) -> tuple[pa.Table, list[Reject],
     return table.filter(pa.array(~any_bad)), rejects, [schema.names[i] for i in failures]
 
 
-def reject_rows(file: str, chunk: Chunk, rejects: list[Reject]) -> pa.Table:
-    """The rows of the rejects file for one chunk, in the order of its records."""
+def reject_rows(file: str, chunk: Chunk, rejects: list[Reject], *, header: bool) -> pa.Table:
+    """The rows of the rejects file for one chunk, in the order of its records; a header is no numbered record."""
     rows = []
     for reject in sorted(rejects, key=lambda reject: reject.record):
         raw = chunk.raw(reject.record)
@@ -142,7 +142,7 @@ def reject_rows(file: str, chunk: Chunk, rejects: list[Reject]) -> pa.Table:
         rows.append(
             {
                 "file": file,
-                "record_no": chunk.first_record + reject.record,
+                "record_no": chunk.first_record + reject.record - header,
                 "line": chunk.line_of(reject.record),
                 "byte_offset": chunk.offset + int(chunk.scan.starts[reject.record]),
                 "byte_length": length,
@@ -166,15 +166,15 @@ def _split(
     if not len(payload):
         return pa.table({name: pa.array([], pa.string()) for name in names}), misfits
 
-    def note(row: pacsv.InvalidRow) -> str:
-        misfits.append((row.number, row.actual_columns))
+    def note(row: pacsv.InvalidRow) -> Literal["skip"]:
+        misfits.append((int(row.number or 0), row.actual_columns))  # a number is given whenever one thread parses
         return "skip"
 
     if payload[:3] == codecs.BOM_UTF8:
         # the parser takes the mark off the start of any buffer; here it is text, and a blank line before it keeps it
         payload = b"\n" + payload
     table = pacsv.read_csv(
-        pa.py_buffer(payload),
+        pa.BufferReader(payload),
         # one block for the whole chunk: blocks lose the second half of a quoted CRLF that they cut (arrow#51368)
         pacsv.ReadOptions(use_threads=False, block_size=len(payload) + 1, column_names=names),
         pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=note),
@@ -245,7 +245,7 @@ def _invalid_utf8(chunk: Chunk) -> list[tuple[int, str]]:
 def _is_utf8(data: bytes, size: int) -> bool:
     if data.isascii():
         return True
-    offsets = pa.array([0, size], pa.int32()).buffers()[1]
+    offsets = pa.py_buffer(np.array([0, size], np.int32))
     text = pa.StringArray.from_buffers(1, offsets, pa.py_buffer(data))
     try:
         text.validate(full=True)

@@ -44,36 +44,35 @@ DATA_FOLDER, REJECTS_FOLDER = "data", "rejects"
 
 KEY = "source_key"
 
-LEDGER_SCHEMA = pa.schema(
-    [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field(KEY, pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error_kind", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("started", pa.timestamp("us", tz="UTC")),
-        pa.field("seconds", pa.float64()),
-        pa.field("source", pa.string()),
-        pa.field("duplicate_of", pa.string()),
-        pa.field("path", pa.string()),
-        pa.field("rejects_path", pa.string()),
-        pa.field("rows_in", pa.int64()),
-        pa.field("rows_out", pa.int64()),
-        pa.field("rejected", pa.int64()),
-        pa.field("blank_lines", pa.int64()),
-        pa.field("bytes_in", pa.int64()),
-        pa.field("mtime_ns", pa.int64()),
-        pa.field("edges", pa.string()),
-        pa.field("sha256", pa.string()),
-        pa.field("options", pa.string()),
-        pa.field("encoding", pa.string()),
-        pa.field("compression", pa.string()),
-        pa.field("delimiter", pa.string()),
-        pa.field("columns", pa.string()),
-        pa.field("notes", pa.string()),
-    ]
-)
+_LEDGER_FIELDS: list[pa.Field[Any]] = [
+    pa.field("index", pa.int64(), nullable=False),
+    pa.field(KEY, pa.string(), nullable=False),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error_kind", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("attempts", pa.int32(), nullable=False),
+    pa.field("started", pa.timestamp("us", tz="UTC")),
+    pa.field("seconds", pa.float64()),
+    pa.field("source", pa.string()),
+    pa.field("duplicate_of", pa.string()),
+    pa.field("path", pa.string()),
+    pa.field("rejects_path", pa.string()),
+    pa.field("rows_in", pa.int64()),
+    pa.field("rows_out", pa.int64()),
+    pa.field("rejected", pa.int64()),
+    pa.field("blank_lines", pa.int64()),
+    pa.field("bytes_in", pa.int64()),
+    pa.field("mtime_ns", pa.int64()),
+    pa.field("edges", pa.string()),
+    pa.field("sha256", pa.string()),
+    pa.field("options", pa.string()),
+    pa.field("encoding", pa.string()),
+    pa.field("compression", pa.string()),
+    pa.field("delimiter", pa.string()),
+    pa.field("columns", pa.string()),
+    pa.field("notes", pa.string()),
+]
+LEDGER_SCHEMA = pa.schema(_LEDGER_FIELDS)
 """One row per file: `path` and `rejects_path` are relative to the run directory; `columns` is a JSON object from name
 to type, `notes` a JSON object of what was noticed; bytes_in to options are the fingerprint that a rerun compares."""
 
@@ -236,7 +235,7 @@ class _FileIngest:
                 )
             if rejects is None:
                 rejects = stack.enter_context(ParquetFile(self.rejects_path, REJECT_SCHEMA, codec=options.codec))
-            rejects.write(reject_rows(printable(self._source.source), chunk, misfits))
+            rejects.write(reject_rows(printable(self._source.source), chunk, misfits, header=options.header))
         if conflicts:
             raise _Widen(frozenset(conflicts))
         if data is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,7 +64,7 @@ def infer_schema(names: Sequence[str], text: pa.Table, as_text: Collection[str] 
     )
 
 
-def infer_type(text: pa.StringArray) -> pa.DataType:
+def infer_type(text: pa.Array[Any]) -> pa.DataType:
     """The first type that all cells fit, or string."""
     filled = pc.drop_null(pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text))
     if not len(filled):
@@ -92,7 +93,7 @@ def _may_be(cell: str, kind: pa.DataType) -> bool:
     return convert_column(pa.array([cell], pa.string()), kind)[1] is None
 
 
-def _measured(text: pa.StringArray) -> bool:
+def _measured(text: pa.Array[Any]) -> bool:
     """Whether decimal numbers look like measured ones: a decimal point somewhere, and no more digits than a double."""
     if not pc.any(pc.match_substring(text, ".")).as_py():
         return False
