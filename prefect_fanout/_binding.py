@@ -72,7 +72,7 @@ class Binding:
 
     names: tuple[str, ...]
     static: Mapping[str, Any]
-    annotations: Mapping[str, type[BaseAnnotation]] = field(default_factory=dict)
+    annotations: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     resolve: bool = True
 
     @classmethod

@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefect.cache_policies import DEFAULT, NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import RunInput, State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.exceptions import ExternalSignal, PrefectSignal, UpstreamTaskError
+from prefect.futures import PrefectFuture
 from prefect.results import should_persist_result
 from prefect.settings.context import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
@@ -31,7 +32,7 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import NotSet
 from prefect.utilities.timeout import timeout, timeout_async
 
-from prefect_fanout._binding import ATOMIC, Binding
+from prefect_fanout._binding import ATOMIC, Binding, Upstream
 from prefect_fanout._errors import UsageError
 from prefect_fanout._outcome import FutureCancelled, Outcome, OutcomeStatus
 from prefect_fanout._prefect import state_result
@@ -86,11 +87,23 @@ class Chunk:
         """The name of the chunk's task run, for example `download[512:768]`."""
         return f"{self.task.name}[{self.start}:{self.start + len(self.items)}]"
 
-    def parts_to_inspect(self) -> Iterator[tuple[str, Any]]:
-        """Each item's (parameter, value) in which a future could hide."""
-        if len(self.binding.names) == 1 and set(map(type, self.items)) <= ATOMIC:
-            return iter(())
-        return iter(self.binding.parts(self.items))
+    def look_upstream(self) -> tuple[list[PrefectFuture[Any]], dict[str, set[RunInput]]]:
+        """The futures among the items, and the task runs behind them by parameter.
+
+        Notes on the way whether the items have to be resolved at all, which most have not.
+        """
+        futures: list[PrefectFuture[Any]] = []
+        inputs: dict[str, set[RunInput]] = {}
+        resolve = bool(self.binding.annotations)
+        if len(self.binding.names) > 1 or not set(map(type, self.items)) <= ATOMIC:
+            for name, value in self.binding.parts(self.items):
+                seen = Upstream.of((value,))
+                if seen.found:
+                    resolve = True
+                    futures += seen.futures
+                    inputs.setdefault(name, set()).update(seen.inputs)
+        self.binding = replace(self.binding, resolve=resolve)
+        return futures, inputs
 
     def as_task(self) -> Task[..., Any]:
         """The user's own task (name, key, tags, hooks), running this chunk instead of one item."""

@@ -112,3 +112,16 @@ def _refuse_remote(executor: Executor) -> None:
             f"{type(executor).__name__} runs calls in other processes, which is not part of this release. "
             "Use 'thread', or an executor whose workers are threads of this process."
         )
+
+
+class LeftBehind:
+    """Stands for a live executor in a pickled runner."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self) -> Executor:
+        raise UsageError(
+            f"This runner was made with a live {self._name}, which stays in the process that made it. "
+            "To use the flow in other processes, pass a factory: ExecutorTaskRunner(lambda: ...)."
+        )

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import RunInput
 from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable
 from prefect.futures import PrefectFuture, PrefectFutureList
 from prefect.tasks import Task
-from prefect.utilities.annotations import BaseAnnotation, allow_failure, opaque, quote, unmapped
+from prefect.utilities.annotations import allow_failure, opaque, quote, unmapped
 from prefect.utilities.callables import explode_variadic_parameter
 from prefect.utilities.collections import isiterable
 from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_inputs_sync
@@ -319,7 +319,7 @@ def plan_mapping(
     resolved = explode_variadic_parameter(task.fn, resolve_inputs_sync(parameters, max_depth=0))
     columns: dict[str, list[Any]] = {}
     static: dict[str, Any] = {}
-    annotations: dict[str, type[BaseAnnotation]] = {}
+    annotations: dict[str, Callable[[Any], Any]] = {}
     for name, given in resolved.items():
         value = given
         if isinstance(given, _REAPPLIED):
@@ -346,5 +346,5 @@ def plan_mapping(
     return items, Binding(names=tuple(columns), static=static, annotations=annotations), inputs
 
 
-def _annotated(annotation: type[BaseAnnotation] | None, value: Any) -> Any:
+def _annotated(annotation: Callable[[Any], Any] | None, value: Any) -> Any:
     return value if annotation is None else annotation(value)

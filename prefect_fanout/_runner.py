@@ -43,8 +43,7 @@ from prefect.tasks import Task
 
 from prefect_fanout._binding import Upstream
 from prefect_fanout._chunk import Chunk, refuse_what_a_chunk_cannot_honour
-from prefect_fanout._errors import UsageError
-from prefect_fanout._executors import ExecutorLike, ExecutorSpec
+from prefect_fanout._executors import ExecutorLike, ExecutorSpec, LeftBehind
 from prefect_fanout._future import ExecutorFuture, TaskRunFuture
 from prefect_fanout._job import Job, JobStatus
 from prefect_fanout._map import CHUNKS_PER_WORKER, ItemFutureList, Mapping, plan_mapping
@@ -145,7 +144,7 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
     def __getstate__(self) -> dict[str, Any]:
         spec = self._spec
         if isinstance(spec.executor, Executor):
-            spec = replace(spec, executor=_LeftBehind(type(spec.executor).__name__))
+            spec = replace(spec, executor=LeftBehind(type(spec.executor).__name__))
         return {"spec": spec, "chunksize": self._chunksize}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -358,24 +357,15 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
         self, chunk: Chunk, wait_for: Iterable[PrefectFuture[Any]] | None, inputs: dict[str, set[RunInput]]
     ) -> Job:
         """A job for a chunk, known to the API as Pending; `_accept` sends it on its way."""
-        task_inputs = {name: set(found) for name, found in inputs.items()}
-        upstream: list[PrefectFuture[Any]] = []
-        resolve = bool(chunk.binding.annotations)
-        for name, value in chunk.parts_to_inspect():
-            seen = Upstream.of((value,))
-            if seen.found:
-                resolve = True
-                upstream += seen.futures
-                task_inputs.setdefault(name, set()).update(seen.inputs)
-        shared = Upstream.of([*chunk.binding.static.values(), *(wait_for or ())])
-        chunk.binding = replace(chunk.binding, resolve=resolve)
+        upstream, found = chunk.look_upstream()
+        shared = Upstream.of([*chunk.binding.static.values(), *(wait_for or ())]).futures
         task_run = create_task_run(task=chunk.task, parameters=dict(chunk.binding.static), wait_for=wait_for)
         task_run.name = chunk.name
-        for name, found in task_inputs.items():
-            inputs_of_name: Any = {*task_run.task_inputs.get(name, ()), *found}
-            task_run.task_inputs[name] = inputs_of_name
+        for name in inputs.keys() | found.keys():
+            known: Any = task_run.task_inputs.get(name, ())
+            task_run.task_inputs[name] = list({*known, *inputs.get(name, ()), *found.get(name, ())})
         job = Job(self, chunk.task, task_run, copy_context(), parameters={}, wait_for=wait_for, chunk=chunk)
-        job.upstream = upstream + shared.futures
+        job.upstream = upstream + shared
         self._note_new(job)
         return job
 
@@ -432,16 +422,3 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
             callback(future)
         except Exception:
             self.logger.exception("exception calling callback for %r", future)
-
-
-class _LeftBehind:
-    """Stands for a live executor in a pickled runner."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __call__(self) -> Executor:
-        raise UsageError(
-            f"This runner was made with a live {self._name}, which stays in the process that made it. "
-            "To use the flow in other processes, pass a factory: ExecutorTaskRunner(lambda: ...)."
-        )

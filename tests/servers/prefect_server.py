@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-READY_TRIES = 300
+READY_TRIES = 900  # three minutes: creating the database takes long on a busy machine
 READY_INTERVAL_S = 0.2
 
 # Nothing of Prefect's may leave the machine, and no call of its own may disturb a test.
