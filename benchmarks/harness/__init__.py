@@ -1,0 +1,1 @@
+"""What the benchmarks share: servers, contenders in processes of their own, ratios, verdicts, tables."""
