@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     Array: TypeAlias = pa.Array[Any]  # not subscriptable when it runs
 
+Number = TypeVar("Number", np.int64, np.float64)
 Mask = npt.NDArray[np.bool_]
 
 EXACT_DOUBLE = float(2**53)
@@ -59,7 +60,7 @@ def convert_column(text: Array, kind: pa.DataType) -> tuple[Array, Mask | None]:
     check = _CHECKS.get(kind.id)
     typed = _try_cast(text, kind)
     if typed is None:
-        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        text = empty_as_null(text)
         typed = _try_cast(text, kind)
     if typed is not None:
         bad = check(text, typed) if check else None
@@ -76,6 +77,11 @@ def convert_column(text: Array, kind: pa.DataType) -> tuple[Array, Mask | None]:
     return _blank_out(typed, bad), bad
 
 
+def empty_as_null(text: Array) -> Array:
+    """The column with null for every empty cell."""
+    return _blank_out(text, _mask(pc.equal(text, pa.scalar("")).fill_null(False)))
+
+
 def why_not(value: str, kind: pa.DataType) -> str:
     """A sentence that says why a cell does not fit its column."""
     shown = value if len(value) <= 80 else value[:80] + "…"
@@ -88,9 +94,9 @@ def why_not(value: str, kind: pa.DataType) -> str:
     elif pa.types.is_date(kind):
         wanted = "a date that exists, as YYYY-MM-DD"
     else:
-        zone = "with a time zone" if getattr(kind, "tz", None) else "without a time zone"
-        digits = {"us": 6, "ns": 9}[kind.unit]
-        wanted = f"an ISO 8601 time {zone}, with at most {digits} digits of a second"
+        zone = "with" if kind in (TIMESTAMP_UTC, TIMESTAMP_NS_UTC) else "without"
+        digits = 9 if kind in (TIMESTAMP_NS, TIMESTAMP_NS_UTC) else 6
+        wanted = f"an ISO 8601 time {zone} a time zone, with at most {digits} digits of a second"
     return f"expected {wanted}, got {shown!r}"
 
 
@@ -105,7 +111,13 @@ def _try_cast(text: Array, kind: pa.DataType) -> Array | None:
 
 
 def _blank_out(column: Array, mask: Mask) -> Array:
-    return pc.if_else(pa.array(mask), pa.scalar(None, column.type), column)
+    blanked: Array = pc.if_else(pa.array(mask), pa.scalar(None, column.type), column)
+    return blanked
+
+
+def _mask(column: Array) -> Mask:
+    """A column of bool without nulls as numpy's."""
+    return np.asarray(column, np.bool_)
 
 
 def _failing(text: Array, fits: Callable[[Array], bool], base: int = 0) -> list[int]:
@@ -119,9 +131,10 @@ def _failing(text: Array, fits: Callable[[Array], bool], base: int = 0) -> list[
 
 
 def _offsets(text: Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """Where each cell ends, with the start of the first before it, and the bytes of all."""
     _, offsets, data = text.buffers()
-    ends = np.frombuffer(offsets, np.int32)[text.offset : text.offset + len(text) + 1]
-    return ends, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+    ends = np.frombuffer(memoryview(offsets or b""), np.int32)[text.offset : text.offset + len(text) + 1]
+    return ends, np.frombuffer(memoryview(data or b""), np.uint8)
 
 
 def _int_loses(text: Array, typed: Array) -> Mask | None:
@@ -131,7 +144,7 @@ def _int_loses(text: Array, typed: Array) -> Mask | None:
     ends, _ = _offsets(text)
     values = _values(typed, np.int64)
     if typed.null_count:
-        values = values[np.asarray(typed.is_valid())]
+        values = values[_mask(typed.is_valid())]
     magnitude = np.abs(values)
     expected = len(values) + int(np.count_nonzero(values < 0))
     largest = int(magnitude.max(initial=0))
@@ -141,7 +154,7 @@ def _int_loses(text: Array, typed: Array) -> Mask | None:
         power *= 10
     if expected == int(ends[-1]) - int(ends[0]) and not (values == np.iinfo(np.int64).min).any():
         return None
-    return np.asarray(pc.not_equal(typed.cast(pa.string()), text).fill_null(False))
+    return _mask(pc.not_equal(typed.cast(pa.string()), text).fill_null(False))
 
 
 def _double_loses(text: Array, typed: Array) -> Mask | None:
@@ -167,7 +180,7 @@ def _double_loses(text: Array, typed: Array) -> Mask | None:
         plain |= (lead == ord(".")) & (after >= ord("0")) & (after <= ord("9"))
         doubtful &= large | ~plain
     if typed.null_count:
-        doubtful = doubtful & np.asarray(typed.is_valid())
+        doubtful = doubtful & _mask(typed.is_valid())
     bad = np.zeros(len(text), np.bool_)
     for i in np.flatnonzero(doubtful).tolist():
         cell = text[i].as_py()
@@ -181,9 +194,9 @@ def _differs(cell: str, value: float) -> bool:
     return abs(value) >= EXACT_DOUBLE and Decimal(cell) != Decimal(repr(value))
 
 
-def _values(column: Array, kind: type[np.generic]) -> npt.NDArray[np.generic]:
+def _values(column: Array, kind: type[Number]) -> npt.NDArray[Number]:
     """The values of a column of 8-byte numbers without a copy; undefined where it is null."""
-    return np.frombuffer(column.buffers()[1], kind, count=len(column), offset=column.offset * 8)
+    return np.frombuffer(memoryview(column.buffers()[1] or b""), kind, count=len(column), offset=column.offset * 8)
 
 
 _CHECKS: dict[int, Callable[[Array, Array], Mask | None]] = {

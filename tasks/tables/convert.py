@@ -174,7 +174,7 @@ def _split(
         # the parser takes the mark off the start of any buffer; here it is text, and a blank line before it keeps it
         payload = b"\n" + payload
     table = pacsv.read_csv(
-        pa.BufferReader(payload),
+        pa.BufferReader(payload),  # type: ignore[arg-type] # the stubs do not know Arrow's own streams
         # one block for the whole chunk: blocks lose the second half of a quoted CRLF that they cut (arrow#51368)
         pacsv.ReadOptions(use_threads=False, block_size=len(payload) + 1, column_names=names),
         pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=note),
@@ -245,7 +245,7 @@ def _invalid_utf8(chunk: Chunk) -> list[tuple[int, str]]:
 def _is_utf8(data: bytes, size: int) -> bool:
     if data.isascii():
         return True
-    offsets = pa.py_buffer(np.array([0, size], np.int32))
+    offsets = pa.py_buffer(np.array([0, size], np.int32).tobytes())
     text = pa.StringArray.from_buffers(1, offsets, pa.py_buffer(data))
     try:
         text.validate(full=True)

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 KIB = 1024
 MIB = 1024 * KIB
 
+Codec = Literal["zstd", "snappy", "none"]
+
 BLOCK_BYTES = 4 * MIB
 """Bytes of text that are parsed at once. From 1 to 8 MiB the speed is the same within the noise, below and above it
 falls; 4 MiB holds some 40,000 records of 100 bytes, enough to infer types from."""
@@ -67,7 +69,7 @@ class CsvOptions(BaseModel):
     encoding: str | None = None
     header: bool = True
     skip_lines: int = Field(default=0, ge=0, le=1000)
-    codec: Literal["zstd", "snappy", "none"] = "zstd"
+    codec: Codec = "zstd"
     null_values: tuple[str, ...] = ("",)
     on_type_conflict: Literal["reject", "string"] = "reject"
     max_rejects: int | None = Field(default=None, ge=0)

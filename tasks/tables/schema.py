@@ -15,6 +15,7 @@ from prefect_fanout.tasks.tables.columns import (
     TIMESTAMP_NS_UTC,
     TIMESTAMP_UTC,
     convert_column,
+    empty_as_null,
 )
 
 CANDIDATES: tuple[pa.DataType, ...] = (
@@ -66,7 +67,7 @@ def infer_schema(names: Sequence[str], text: pa.Table, as_text: Collection[str] 
 
 def infer_type(text: pa.Array[Any]) -> pa.DataType:
     """The first type that all cells fit, or string."""
-    filled = pc.drop_null(pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text))
+    filled = empty_as_null(text).drop_null()
     if not len(filled):
         return pa.string()
     for kind in CANDIDATES:
