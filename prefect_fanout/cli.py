@@ -239,7 +239,7 @@ def _run(terminal: Terminal, title: str, flow: Callable[[], Mapping[str, Any]], 
     Raises:
         TooManyFailures: After the summary, when the flow raised it.
     """
-    from prefect_fanout.tasks.report import bound_listener
+    from prefect_fanout.tasks.progress import bound_listener
 
     with terminal.waiting("Starting Prefect's embedded server ..."):
         connect()

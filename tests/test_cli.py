@@ -1,0 +1,329 @@
+"""The `fanout` command: what it prints, what it leaves behind, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefect_fanout import __version__
+from prefect_fanout._demo_site import demo_site
+from prefect_fanout.tasks.ledger import read_ledger
+from servers.command import PATIENCE_S, run_fanout, start_fanout
+from servers.fault_server import Exchange, FaultServer, body, silent
+from servers.prefect_server import PrefectServer
+
+SITE = ["--allow-private", "--out", "run"]
+
+
+@pytest.fixture
+def environment(prefect_server: PrefectServer) -> dict[str, str]:
+    """An environment in which the command uses the tests' server."""
+    return {"PREFECT_API_URL": prefect_server.api_url, "PREFECT_HOME": str(prefect_server.home)}
+
+
+@pytest.fixture
+def site() -> Iterator[list[str]]:
+    """20 good images, three that fail, and one URL twice."""
+    with demo_site() as urls:
+        yield urls
+
+
+def _list_of(folder: Path, urls: list[str]) -> str:
+    (folder / "urls.txt").write_text("\n".join(urls) + "\n", encoding="utf-8")
+    return "urls.txt"
+
+
+def _table(folder: Path, name: str, rows: int = 3) -> str:
+    (folder / name).write_text("a,b\n" + "".join(f"{row},x\n" for row in range(rows)), encoding="utf-8")
+    return name
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands_and_shows_examples(tmp_path: Path) -> None:
+    """`fanout` alone and `fanout --help` explain the commands, with examples and exit codes, and exit with 0."""
+    for arguments in ([], ["--help"]):
+        done = run_fanout(*arguments, cwd=tmp_path)
+        assert done.returncode == 0
+        assert all(
+            word in done.stdout for word in ("images", "csv", "demo", "Examples:", "Exit codes:", "--max-failed")
+        )
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (
+            "images",
+            "--out --client --allow-private --url-column --workers --chunksize --max-failed --retry-failed --fresh",
+        ),
+        ("csv", "--out --workers --chunksize --max-failed --retry-failed --fresh"),
+        ("demo", "--out"),
+    ],
+)
+def test_help_of_a_command_explains_each_option(tmp_path: Path, command: str, options: str) -> None:
+    """Each option of a command stands in its help."""
+    done = run_fanout(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert set(options.split()) == set(re.findall(r"^│[ *]+(--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
+
+
+def test_version_is_that_of_the_package(tmp_path: Path) -> None:
+    """`fanout --version` prints the version and nothing else."""
+    assert run_fanout("--version", cwd=tmp_path).stdout == f"{__version__}\n"
+
+
+# --- exit code 2: wrong usage, nothing written -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bogus"], "bogus"),
+        (["images"], "URLS"),
+        (["images", "urls.txt"], "--out"),
+        (["csv", "--out", "run"], "SOURCES"),
+        (["csv", "table.csv", "--out", "run", "--nope"], "--nope"),
+        (["csv", "table.csv", "--out", "run", "--workers", "many"], "--workers"),
+        (["csv", "table.csv", "--out", "run", "--workers", "0"], "--workers"),
+        (["csv", "table.csv", "--out", "run", "--chunksize", "0"], "--chunksize"),
+        (["csv", "table.csv", "--out", "run", "--max-failed", "-1"], "--max-failed"),
+        (["images", "urls.txt", "--out", "run", "--chunksize", "some"], "--chunksize"),
+        (["images", "urls.txt", "--out", "run", "--client", "wget"], "--client"),
+        (["images", "no-such-list.txt", "--out", "run"], "no-such-list.txt"),
+        (["images", "table.xls", "--out", "run"], ".parquet"),
+        (["images", "urls.csv", "--url-column", "link", "--out", "run"], "link"),
+        (["csv", "no-such-table.csv", "--out", "run"], "no-such-table.csv"),
+        (["csv", "no-such-*.csv", "--out", "run"], "no-such-*.csv"),
+    ],
+)
+def test_wrong_usage_is_said_at_once_and_exits_with_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """A command, option, value or input that cannot be used is named on standard error before anything is written."""
+    _list_of(tmp_path, ["http://127.0.0.1:9/a.jpg"])
+    (tmp_path / "urls.csv").write_text("address\nhttp://127.0.0.1:9/a.jpg\n", encoding="utf-8")
+    _table(tmp_path, "table.csv")
+    (tmp_path / "table.xls").touch()
+    before = sorted(tmp_path.iterdir())
+    done = run_fanout(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("out", ["a-file", "a-file/below", "full"])
+def test_a_folder_that_cannot_be_used_exits_with_2(tmp_path: Path, environment: dict[str, str], out: str) -> None:
+    """A file in the place of the folder, or a folder with things of someone else, is named and left as it was."""
+    table = _table(tmp_path, "table.csv")
+    (tmp_path / "a-file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    done = run_fanout("csv", table, "--out", out, cwd=tmp_path, environment=environment)
+    assert done.returncode == 2, done.stderr
+    assert out.partition("/")[0] in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "a-file").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_naming_the_curl_client_is_a_clear_error(tmp_path: Path, environment: dict[str, str]) -> None:
+    """`--client curl` says that this client is not there yet, and what to choose instead."""
+    urls = _list_of(tmp_path, ["http://127.0.0.1:9/a.jpg"])
+    done = run_fanout("images", urls, *SITE, "--client", "curl", cwd=tmp_path, environment=environment)
+    assert done.returncode == 2, done.stderr
+    assert "curl" in done.stderr
+    assert "requests" in done.stderr
+
+
+# --- exit code 0 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [["--workers", "1"], ["--workers", "2", "--chunksize", "2"], ["--chunksize", "auto"]]
+)
+def test_csv_files_become_parquet_and_one_line_is_printed(
+    tmp_path: Path, environment: dict[str, str], options: list[str]
+) -> None:
+    """All well is exit code 0, one line of summary on standard output, and nothing on standard error."""
+    for number in range(3):
+        _table(tmp_path, f"table-{number}.csv")
+    done = run_fanout("csv", "table-*.csv", "--out", "run", *options, cwd=tmp_path, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"run: 3 items, 3 ok, .*\n", done.stdout)
+    assert len(list((tmp_path / "run" / "data").glob("*.parquet"))) == 3
+    assert list(read_ledger(tmp_path / "run")["status"]) == ["ok"] * 3
+    assert (tmp_path / "run" / "run.json").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_single_url_can_stand_in_place_of_a_list(
+    tmp_path: Path, environment: dict[str, str], site: list[str]
+) -> None:
+    """`fanout images URL` downloads this one image."""
+    done = run_fanout("images", site[0], *SITE, cwd=tmp_path, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("run: 1 items, 1 ok")
+
+
+def test_private_addresses_are_refused_unless_allowed(
+    tmp_path: Path, environment: dict[str, str], site: list[str]
+) -> None:
+    """Without `--allow-private` an address of this machine is not fetched; it is a failed item."""
+    done = run_fanout("images", site[0], "--out", "run", cwd=tmp_path, environment=environment)
+    assert done.returncode == 3
+    assert "blocked_address 1" in done.stdout
+
+
+# --- exit code 3, and going on ---------------------------------------------------------------------------------------
+
+
+def test_more_failures_than_allowed_exit_with_3_when_all_is_written(
+    tmp_path: Path, environment: dict[str, str], site: list[str]
+) -> None:
+    """Failed items are told on one line by kind, all else is done, and what to do stands on standard error."""
+    urls = _list_of(tmp_path, site)
+    done = run_fanout("images", urls, *SITE, "--max-failed", "2", cwd=tmp_path, environment=environment)
+    assert done.returncode == 3
+    assert done.stdout.startswith("run: 24 items, 20 ok, 3 failed, 1 duplicate")
+    assert "http_4xx 1" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert "3 items failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+def test_as_many_failures_as_allowed_exit_with_0(tmp_path: Path, environment: dict[str, str], site: list[str]) -> None:
+    """`--max-failed 3` accepts three failed items."""
+    urls = _list_of(tmp_path, site)
+    done = run_fanout("images", urls, *SITE, "--max-failed", "3", cwd=tmp_path, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_same_folder_goes_on_and_options_choose_what_is_repeated(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """A rerun fetches nothing that is done; `--retry-failed` fetches what failed, `--fresh` everything."""
+    with demo_site() as urls, FaultServer() as server:
+        good = urls[0]
+        urls_file = _list_of(tmp_path, [good, f"{server.url}/later.jpg"])
+
+        def run(*options: str) -> tuple[int, str]:
+            done = run_fanout("images", urls_file, *SITE, *options, cwd=tmp_path, environment=environment)
+            return done.returncode, done.stdout
+
+        assert run()[0] == 3
+        assert server.requests["/later.jpg"] == 1
+
+        code, line = run()
+        assert code == 3  # the failure is still there
+        assert "1 skipped" in line or "2 skipped" in line
+        assert server.requests["/later.jpg"] == 1
+
+        image = (tmp_path / read_ledger(tmp_path / "run")["path"][0]).name
+        server.routes["/later.jpg"] = body(next((tmp_path / "run").rglob(image)).read_bytes())
+        code, line = run("--retry-failed")
+        assert (code, server.requests["/later.jpg"]) == (0, 2)
+        assert "2 ok" in line
+
+        assert run("--fresh")[0] == 0
+        assert server.requests["/later.jpg"] == 3
+
+
+# --- exit codes 1 and 130 --------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_cannot_be_finished_exits_with_1(tmp_path: Path, environment: dict[str, str]) -> None:
+    """A damaged ledger ends the run with its name on standard error, no traceback, and no mark of completion."""
+    table = _table(tmp_path, "table.csv")
+    assert run_fanout("csv", table, "--out", "run", cwd=tmp_path, environment=environment).returncode == 0
+    (tmp_path / "run" / "ledger.parquet").write_bytes(b"PAR1 no longer")
+    done = run_fanout("csv", table, "--out", "run", cwd=tmp_path, environment=environment)
+    assert done.returncode == 1, done.stderr
+    assert "ledger" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_ctrl_c_keeps_what_was_finished_and_exits_with_130(tmp_path: Path, environment: dict[str, str]) -> None:
+    """After Ctrl-C the finished items are in the ledger, nothing is left running, and a rerun goes on."""
+    asked = threading.Event()
+
+    def hold(exchange: Exchange) -> None:
+        asked.set()
+        silent(exchange)
+
+    with demo_site() as urls, FaultServer({"/held.jpg": hold}) as server:
+        urls_file = _list_of(tmp_path, [urls[0], f"{server.url}/held.jpg"])
+        arguments = ["images", urls_file, *SITE, "--workers", "1", "--chunksize", "1"]
+        process = start_fanout(arguments, cwd=tmp_path, environment=environment)
+        assert asked.wait(PATIENCE_S)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 130, stderr.decode()
+        assert b"Interrupted" in stderr
+        assert b"Traceback" not in stderr
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+        rows = read_ledger(tmp_path / "run")
+        assert dict(zip(rows["url"], rows["status"], strict=True))[urls[0]] == "ok"
+        assert not (tmp_path / "run" / "run.json").exists()
+        done = run_fanout("images", urls_file, *SITE, cwd=tmp_path, environment=environment)
+        assert "1 skipped" in done.stdout
+
+
+# --- a terminal ------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_gets_a_bar_and_the_failures(tmp_path: Path, environment: dict[str, str], site: list[str]) -> None:
+    """On a terminal the bar shows count, failures and rate, and the summary names the failed items with the reason."""
+    master, slave = os.openpty()
+    process = start_fanout(
+        ["images", _list_of(tmp_path, site), *SITE],
+        cwd=tmp_path,
+        environment={**environment, "TERM": "xterm-256color", "COLUMNS": "120"},
+        stderr=slave,
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            data = os.read(master, 65_536)
+        except OSError:  # what Linux gives when the other side of a pty is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(master)
+    stdout, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 3
+    assert len(stdout.decode().splitlines()) == 1  # standard output is no terminal here
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode()
+    assert "24/24" in text
+    assert "3 failed" in text
+    assert re.search(r"[\d.]+/s", text)
+
+
+def test_without_a_server_the_command_brings_its_own_and_ends_it(tmp_path: Path) -> None:
+    """Without PREFECT_API_URL a server is started below PREFECT_HOME, and no process of it is left."""
+    home = tmp_path / "home"
+    environment: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name.startswith("PREFECT_"))
+    environment["PREFECT_HOME"] = str(home)
+    process = start_fanout(
+        ["csv", _table(tmp_path, "table.csv"), "--out", "run"], cwd=tmp_path, environment=environment
+    )
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stderr) == (0, b"")
+    assert (home / "prefect.db").is_file()
+    users = subprocess.run(
+        ["sh", "-c", f"grep -l {home} /proc/[0-9]*/environ 2>/dev/null"], capture_output=True, check=False
+    )
+    assert users.stdout == b""
