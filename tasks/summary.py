@@ -1,0 +1,221 @@
+"""The summary of a run: what a flow knows at its end, and its form in Prefect's UI."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from string import punctuation
+from typing import Any
+
+import httpx
+from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import PrefectException
+from prefect.logging import get_logger
+
+from prefect_fanout.tasks.advice import what_to_do
+from prefect_fanout.tasks.progress import in_run
+from prefect_fanout.tasks.timeline import MERMAID_BARS, Span, lanes_of, mermaid
+
+EXAMPLES = 20
+"""Most failures that are shown one by one; the ledger has them all."""
+
+TEXT_CHARS = 300
+"""Longest text of an item or an error that is shown, in characters."""
+
+_PACKAGES = ("prefect-fanout", "prefect", "pyarrow", "pandas")
+_ITEM_COLUMNS = ("url", "source", "path")
+
+
+def default_versions() -> dict[str, str]:
+    """Give the versions of Python and of the packages that every pipeline uses."""
+    versions = {"python": python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue  # run from a source tree that is not installed
+    return versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a flow knows at the end of a run.
+
+    Attributes:
+        title: what was done, for a person.
+        pipeline: name of the pipeline.
+        run: the run directory.
+        counts: items of the ledger per status, those of earlier runs too.
+        failures: failed items of the ledger per kind of error.
+        seconds: wall time of this run.
+        bytes_read: bytes that this run read.
+        items: items that this run was given.
+        skipped: those of them that an earlier run had finished.
+        timeline: task runs of this run.
+        examples: ledger rows of failed items; the first `EXAMPLES` are shown.
+        options: what the run was asked for.
+        versions: versions of the packages that took part.
+        advice: what to do about kinds of failure, beyond `prefect_fanout.tasks.advice`.
+    """
+
+    title: str
+    pipeline: str
+    run: Path
+    counts: Mapping[str, int]
+    failures: Mapping[str, int]
+    seconds: float
+    bytes_read: int
+    items: int
+    skipped: int
+    timeline: Sequence[Span]
+    examples: Sequence[Mapping[str, Any]]
+    options: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=default_versions)
+    advice: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def worked_on(self) -> int:
+        """Items that this run itself worked on."""
+        return self.items - self.skipped
+
+    @property
+    def items_per_s(self) -> float:
+        """Items per second of wall time."""
+        return self.worked_on / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes per second of wall time."""
+        return self.bytes_read / self.seconds if self.seconds > 0 else 0.0
+
+    def advice_for(self, kind: str) -> str:
+        """Give what to do about a kind of failure."""
+        return what_to_do(kind, self.advice)
+
+
+def item_text(row: Mapping[str, Any]) -> str:
+    """Give the text by which a person knows the item of a ledger row."""
+    for name in (*_ITEM_COLUMNS, *(name for name in row if name.endswith("_key")), "index"):
+        if row.get(name) is not None:
+            return shown_text(row[name])
+    return ""
+
+
+def shown_text(value: object, most: int = TEXT_CHARS) -> str:
+    """Make one printable line of any text: control and direction characters are replaced, a long text is cut."""
+    text = str(value)
+    if len(text) > most:
+        text = text[: most - 1] + "…"
+    return "".join(
+        " " if char in "\n\r\t" else char if _is_printable(char) else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+
+
+def _is_printable(char: str) -> bool:
+    # Cc control, Cf invisible (also what turns the direction of text), Cs half a surrogate pair, Zl and Zp line ends
+    return (char.isascii() and char.isprintable()) or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def rate_text(per_s: float) -> str:
+    """Write items per second for a person."""
+    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.2g}"
+
+
+def bytes_text(count: float) -> str:
+    """Write a number of bytes for a person, in powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a duration for a person."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def summary_markdown(summary: RunSummary) -> str:
+    """Write the summary for Prefect's UI: GitHub's tables, and one Mermaid chart of at most `MERMAID_BARS` bars.
+
+    Texts of items and errors are escaped: none of them can end a table, add a link or bring HTML.
+    """
+    return "\n\n".join(part for part in _parts(summary) if part) + "\n"
+
+
+def _parts(summary: RunSummary) -> Iterator[str]:
+    yield f"# {_escape(summary.title)}"
+    skipped = f"{summary.skipped:,} were finished by an earlier run; " if summary.skipped else ""
+    read = (
+        f", {bytes_text(summary.bytes_read)} read ({bytes_text(summary.bytes_per_s)}/s)" if summary.bytes_read else ""
+    )
+    yield (
+        f"{summary.items:,} items. {skipped}{summary.worked_on:,} took {seconds_text(summary.seconds)}: "
+        f"**{rate_text(summary.items_per_s)} items/s**{read}."
+    )
+    yield _table(["status", "items"], [[_escape(name), f"{count:,}"] for name, count in summary.counts.items()], "lr")
+    if summary.failures:
+        yield "## Failures"
+        rows = [[_escape(kind), f"{n:,}", summary.advice_for(kind)] for kind, n in summary.failures.items()]
+        yield _table(["kind", "items", "what to do"], rows, "lrl")
+    if summary.examples:
+        yield "## Failed items, for example"
+        rows = [
+            [item_text(row), row.get("error_kind") or "unknown", row.get("error") or ""]
+            for row in summary.examples[:EXAMPLES]
+        ]
+        yield _table(["item", "kind", "why"], [[_escape(cell) for cell in row] for row in rows], "lll")
+    yield from _timeline_parts(summary)
+    yield f"Everything is in {_escape(summary.run)}: ledger.parquet has one row per item, report.html the whole story."
+
+
+def _timeline_parts(summary: RunSummary) -> Iterator[str]:
+    lanes = lanes_of(summary.timeline, most_bars=MERMAID_BARS, most_lanes=MERMAID_BARS)
+    if not lanes.lanes:
+        return
+    yield "## Workers"
+    notes = []
+    if lanes.joined:
+        bars = sum(len(lane.bars) for lane in lanes.lanes)
+        notes.append(f"{lanes.runs:,} task runs are drawn as {bars:,} bars: neighbours are joined.")
+    if lanes.hidden_workers:
+        notes.append(f"{lanes.hidden_workers:,} workers that did less are left out.")
+    yield " ".join(notes)
+    yield f"```mermaid\n{mermaid(lanes)}\n```"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    rule = ["---:" if side == "r" else "---" for side in align]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
+
+
+_ESCAPES = str.maketrans({char: f"\\{char}" for char in punctuation if char not in ",()'\"/- "})
+
+
+def _escape(value: object) -> str:
+    """Escape a text for Markdown. A backslash before punctuation is CommonMark's escape; it also ends autolinks."""
+    return shown_text(value).translate(_ESCAPES)
+
+
+def publish_summary(summary: RunSummary, key: str) -> None:
+    """Show the summary on the page of the current run; outside a run do nothing.
+
+    Args:
+        summary: what to show.
+        key: of the artifact: lowercase letters, digits and dashes.
+    """
+    if not in_run():
+        return
+    try:
+        create_markdown_artifact(summary_markdown(summary), key=key, description=shown_text(summary.title))
+    except (httpx.HTTPError, PrefectException) as error:
+        # The run is done and on the disk: that a page is missing in the UI must not make it fail.
+        get_logger("fanout").warning("The summary of this run cannot be shown in the UI: %s", error)
