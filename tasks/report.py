@@ -139,7 +139,7 @@ def _failures(summary: RunSummary) -> Iterator[str]:
     for row in summary.examples[:EXAMPLES]:
         examples.setdefault(row.get("error_kind") or "unknown", []).append(row)
     most = max(summary.failures.values())
-    yield f"<section><h2>Failures <small>{_number(len(summary.failures), "kind")}</small></h2>"
+    yield f"<section><h2>Failures <small>{_number(len(summary.failures), 'kind')}</small></h2>"
     for number, (kind, count) in enumerate(summary.failures.items()):
         yield f'<div class="kind"><div class="line"><span class="name mono">{_text(kind)}</span>'
         yield f'<span class="count">{count:,}</span></div>'
@@ -180,7 +180,7 @@ def _places(summary: RunSummary) -> Iterator[str]:
         if (summary.run / name).exists()
     ]
     code = f"from prefect_fanout.tasks.ledger import read_ledger\n\nitems = read_ledger({str(summary.run)!r})  # pandas"
-    yield f"<section><h2>Where things are</h2><table class="places">{''.join(rows)}</table>"
+    yield f'<section><h2>Where things are</h2><table class="places">{"".join(rows)}</table>'
     yield f"<pre><code>{escape(code)}</code></pre></section>"
 
 
@@ -194,10 +194,21 @@ def _about(summary: RunSummary) -> Iterator[str]:
 
 def _pairs(values: Iterable[tuple[str, object]]) -> Iterator[str]:
     for name, value in values:
-        shown = (
-            "not set" if value is None else {True: "yes", False: "no"}.get(value) if value in (True, False) else value
-        )
-        yield f'<tr><th>{_text(name)}</th><td class="mono">{_text(shown)}</td></tr>'
+        yield f'<tr><th>{_text(name)}</th><td class="mono">{_text(_worded(value))}</td></tr>'
+
+
+def _worded(value: object) -> object:
+    match value:
+        case None | bool():
+            return _WORDS[value]
+        case list() | tuple() | set() | frozenset():
+            return ", ".join(map(str, value))
+        case _:
+            return value
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _colour(status: str) -> str:
