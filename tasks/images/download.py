@@ -21,6 +21,7 @@ from prefect_fanout.tasks.images.name import file_name, url_hash
 from prefect_fanout.tasks.images.options import ImageOptions
 from prefect_fanout.tasks.images.retry import delay_before_retry
 from prefect_fanout.tasks.images.row import Item, Row, failed, new_row
+from prefect_fanout.tasks.run_directory import storage_failure
 
 IMAGES_FOLDER = "images"
 """Folder of the images in the run directory."""
@@ -82,12 +83,19 @@ def download_image(item: Item, plan: Plan, client: Client, *, pause: Callable[[f
 
 
 def make_folders(plan: Plan) -> None:
-    """Makes the folders of the images, once, before the first download."""
+    """Makes the folders of the images, once, before the first download.
+
+    Raises:
+        RunFailed: when the disk refuses.
+    """
     folder = plan.run / IMAGES_FOLDER
-    folder.mkdir(exist_ok=True)
-    if plan.spread:
-        for number in range(256):
-            (folder / f"{number:02x}").mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+        if plan.spread:
+            for number in range(256):
+                (folder / f"{number:02x}").mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_failure("The folder of the images", folder, error) from error
 
 
 def _folder(plan: Plan, key: str) -> Path:

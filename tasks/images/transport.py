@@ -91,7 +91,10 @@ class _TLSConnection(HTTPSConnection):
         return _dial(self, self._dialer, self._dns_host)
 
     def connect(self) -> None:
-        super().connect()
+        try:
+            super().connect()
+        except TimeoutError as error:  # the handshake's; urllib3 would take it for a silence after the request
+            raise ConnectTimeoutError(self, f"no secure connection in time: {error}") from error
         if isinstance(self.sock, DeadlineSSLSocket):
             self.sock.deadline = self._dialer.deadline
 

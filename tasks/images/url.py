@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import idna
-from requests.utils import requote_uri
 
 MAX_URL_CHARACTERS = 8_192
 """Longest URL that is tried. Servers commonly refuse request lines over 8 KiB (nginx: 4 buffers of 8 KiB)."""
@@ -16,9 +15,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _HOST_LABELS = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 # What most URLs look like; a match is in normal form already and needs none of the work below.
-_PLAIN = re.compile(
-    r"https?://[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*/[A-Za-z0-9._~/=&?+-]*"
-)
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_PLAIN = re.compile(rf"https?://{_LABEL}(?:\.{_LABEL}){{0,3}}/[A-Za-z0-9._~/=&+-]*(?:\?[A-Za-z0-9._~/=&+-]+)?")
+_ESCAPE = re.compile(r"%(?:([0-9A-Fa-f]{2}))?")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+# Characters of path and query that are sent as they are, besides the unreserved ones (RFC 3986, and brackets).
+_KEPT = "!$%&'()*+,/:;=?@[]~"
 
 
 class InvalidUrl(ValueError):
@@ -89,12 +91,26 @@ def parse(text: str) -> Target:
     shown = f"[{host}]" if ":" in host else host
     authority = shown if port in (None, default) else f"{shown}:{port}"
     query = f"?{parts.query}" if parts.query else ""
-    return Target(requote_uri(f"{scheme}://{authority}{parts.path or '/'}{query}"), scheme, host, port or default)
+    url = f"{scheme}://{authority}{_encoded(parts.path or '/')}{_encoded(query)}"
+    return Target(url, scheme, host, port or default)
 
 
 def without_credentials(text: str) -> str:
     """The text with `user:password@` masked, for the ledger and for messages."""
     return re.sub(r"(?<=//)[^/?#]*@", "***@", text)
+
+
+def _encoded(text: str) -> str:
+    """Path or query in normal form: escapes only where they are needed, and in capitals."""
+
+    def escape(match: re.Match[str]) -> str:
+        digits = match[1]
+        if digits is None:
+            return "%25"  # a per cent sign that begins no escape
+        character = chr(int(digits, 16))
+        return character if character in _UNRESERVED else f"%{digits.upper()}"
+
+    return quote(_ESCAPE.sub(escape, text), safe=_KEPT, errors="surrogatepass")
 
 
 def _ascii_host(parts: SplitResult) -> str:

@@ -174,7 +174,8 @@ def _parquet_list(path: Path, column: str) -> UrlList:
         raise UsageError(f"The list {path} has no column {column!r}, but {names}. Name the column (url_column).")
     kind = schema.field(column).type
     text = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_string_view(text)):
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(is_kind(text) for is_kind in tests):
         raise UsageError(f"The column {column!r} of {path} holds {kind}; expected text. Name another one (url_column).")
     return UrlList(path.name, rows, lambda: _parquet_lines(path, column))
 

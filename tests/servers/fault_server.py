@@ -131,6 +131,9 @@ class FaultServer:
             data = connection.recv(MAX_HEAD_BYTES)
             if not data or len(head) > MAX_HEAD_BYTES:
                 return False
+            if data[:1] == b"\x16" and not head:  # the beginning of a TLS handshake on a plain port
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                return False
             head += data
         with self._lock:
             path = head.split(b" ", 2)[1].decode("latin-1").partition("?")[0]
