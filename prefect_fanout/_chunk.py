@@ -15,6 +15,7 @@ import heapq
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextvars import copy_context
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,9 +25,9 @@ from prefect.client.schemas.objects import RunInput, State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.exceptions import ExternalSignal, PrefectSignal, UpstreamTaskError
 from prefect.futures import PrefectFuture
-from prefect.results import should_persist_result
+from prefect.results import get_result_store, should_persist_result
 from prefect.settings.context import get_current_settings
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Completed, Failed, is_state_iterable
 from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import Task
 from prefect.utilities.annotations import NotSet
@@ -35,7 +36,7 @@ from prefect.utilities.timeout import timeout, timeout_async
 from prefect_fanout._binding import ATOMIC, Binding, Upstream
 from prefect_fanout._errors import UsageError
 from prefect_fanout._outcome import FutureCancelled, Outcome, OutcomeStatus
-from prefect_fanout._prefect import state_result
+from prefect_fanout._prefect import return_value_to_state, state_result
 from prefect_fanout._retry import RetryPolicy
 
 # An async item that waits for its retry looks this often whether the chunk was told to stop.
@@ -97,7 +98,11 @@ class Chunk:
         resolve = bool(self.binding.annotations)
         if len(self.binding.names) > 1 or not set(map(type, self.items)) <= ATOMIC:
             for name, value in self.binding.parts(self.items):
-                seen = Upstream.of((value,))
+                try:
+                    seen = Upstream.of((value,))
+                except Exception:  # noqa: BLE001 - it is the item's: resolving it in the worker raises it again, there
+                    resolve = True
+                    continue
                 if seen.found:
                     resolve = True
                     futures += seen.futures
@@ -156,32 +161,19 @@ class Chunk:
         schedule = _Schedule(len(self.items), self.stop)
         call, task_run, policy = self._prepare()
         for offset, attempt in schedule.attempts():
-            if not self._begin(offset):
-                continue
-            try:
-                value = call(self.items[offset])
-            except (PrefectSignal, ExternalSignal, GeneratorExit):
-                raise  # Prefect's own control flow: it is about the run, not about the item.
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is this item's outcome
-                self._ended(offset, attempt, error, schedule, policy, task_run)
-            else:
-                self._ended(offset, attempt, value, schedule, policy, task_run, returned=True)
+            if self._begin(offset):
+                value, error = _attempt(call, self.items[offset])
+                self._ended(offset, attempt, value, error, schedule, policy, task_run)
         return self._state()
 
     async def _run_async(self) -> State[Any]:
         schedule = _Schedule(len(self.items), self.stop)
         call, task_run, policy = self._prepare()
         async for offset, attempt in schedule.async_attempts():
-            if not self._begin(offset):
-                continue
-            try:
-                value = await call(self.items[offset])
-            except (PrefectSignal, ExternalSignal, GeneratorExit):
-                raise  # As above.
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is this item's outcome
-                self._ended(offset, attempt, error, schedule, policy, task_run)
-            else:
-                self._ended(offset, attempt, value, schedule, policy, task_run, returned=True)
+            if self._begin(offset):
+                attempted = asyncio.create_task(_attempt_async(call, self.items[offset]), context=copy_context())
+                value, error = await attempted
+                self._ended(offset, attempt, value, error, schedule, policy, task_run)
         return self._state()
 
     def _prepare(self) -> tuple[Callable[[Any], Any], TaskRun, RetryPolicy]:
@@ -205,25 +197,27 @@ class Chunk:
         self,
         offset: int,
         attempt: int,
-        result: Any,
+        value: Any,
+        error: BaseException | None,
         schedule: _Schedule,
         policy: RetryPolicy,
         task_run: TaskRun,
-        *,
-        returned: bool = False,
     ) -> None:
-        failed = result.is_failed() if returned and isinstance(result, State) else not returned
-        # An upstream that failed fails again, and only Exceptions are retried, as in Prefect.
-        retriable = failed and (returned or isinstance(result, Exception)) and not isinstance(result, UpstreamTaskError)
-        if retriable and (delay := policy.delay_s(attempt, result, task_run)) is not None:
-            schedule.again(offset, attempt + 1, delay)
-            return
-        if returned and isinstance(result, State):
-            outcome = self._outcome_of_state(offset, attempt, result)
-        elif returned:
-            outcome = self._outcome(offset, OutcomeStatus.OK, attempt, value=result)
+        state = _as_state(value)
+        failure = error or (state if state is not None and state.is_failed() else None)
+        # An upstream that failed fails again, and of what is raised only Exceptions are retried, as in Prefect.
+        retriable = isinstance(failure, (Exception, State)) and not isinstance(failure, UpstreamTaskError)
+        if failure is not None and retriable:
+            delay = policy.delay_s(attempt, failure, task_run)
+            if delay is not None:
+                schedule.again(offset, attempt + 1, delay)
+                return
+        if error is not None:
+            outcome = self._outcome(offset, OutcomeStatus.FAILED, attempt, error=error)
+        elif state is not None:
+            outcome = self._outcome_of_state(offset, attempt, state)
         else:
-            outcome = self._outcome(offset, OutcomeStatus.FAILED, attempt, error=result)
+            outcome = self._outcome(offset, OutcomeStatus.OK, attempt, value=value)
         with self.lock:
             self.outcomes[offset] = outcome
 
@@ -250,6 +244,41 @@ class Chunk:
         if cancelled and self.stop.is_set():
             return Cancelled(message=f"{counts}, {cancelled} cancelled")
         return Completed(message=counts)
+
+
+def _attempt(call: Callable[[Any], Any], item: Any) -> tuple[Any, BaseException | None]:
+    """Call with an item in a context of its own, as a task run would have; what it raises is returned."""
+    try:
+        return copy_context().run(call, item), None
+    except (PrefectSignal, ExternalSignal):
+        raise  # Prefect's own control flow: it is about the run, not about the item.
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is this item's outcome
+        return None, _without_our_frame(error)
+
+
+async def _attempt_async(call: Callable[[Any], Any], item: Any) -> tuple[Any, BaseException | None]:
+    """As `_attempt`; returned and not raised, because asyncio lets some errors out past whoever awaits."""
+    try:
+        return await call(item), None
+    except (PrefectSignal, ExternalSignal):
+        raise  # As above.
+    except BaseException as error:  # noqa: BLE001 - as above
+        return None, _without_our_frame(error)
+
+
+def _without_our_frame(error: BaseException) -> BaseException:
+    """Cut the frame above the item's from the traceback: it would keep the whole chunk alive as long as the error."""
+    traceback = error.__traceback__
+    return error.with_traceback(traceback.tb_next if traceback is not None else None)
+
+
+def _as_state(value: Any) -> State[Any] | None:
+    """The state that Prefect would make of a state, or of some states, that a task returned; None for plain data."""
+    if isinstance(value, State):
+        return value
+    if isinstance(value, (list, tuple, set)) and is_state_iterable(value):
+        return return_value_to_state(value, get_result_store())
+    return None
 
 
 def _timed(call: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:

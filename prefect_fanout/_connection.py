@@ -46,10 +46,11 @@ def connect(home: Path | None = None) -> str:
     if home is not None:
         for name in ELSEWHERE:
             os.environ.pop(name, None)
+        home.mkdir(parents=True, exist_ok=True)
         os.environ["PREFECT_HOME"] = str(home)
         os.environ["PREFECT_PROFILE"] = "ephemeral"
     refresh_global_settings_context()
-    configured = PREFECT_API_URL.value()
+    configured: str | None = PREFECT_API_URL.value()
     if configured is not None:
         return configured
     address = start_local_server(PREFECT_HOME.value())

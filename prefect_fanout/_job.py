@@ -11,8 +11,8 @@ The races, and how each ends:
 3. The executor breaks while a job is queued or runs: whoever notices calls `finish`; the first call counts.
 4. A callback is added while the job finishes: it is either in the list that `finish` takes, or runs at once.
 
-Mutable state: `status`, `state`, `pending` and `callbacks`, guarded by `lock` (the pool's one condition, notified on
-every transition).
+Mutable state: `status`, `state`, `pending`, `beside` and `callbacks`, guarded by `lock` (the pool's one condition,
+notified on every transition).
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Job:
         self.status = JobStatus.WAITING
         self.state: State[Any] | None = None
         self.pending = 0
+        self.beside = False  # run it in a thread of its own, because a worker sleeps for it
         self.upstream: list[PrefectFuture[Any]] = []
         self.call: Future[None] | None = None
         self.callbacks: list[Callable[[Job], None]] = []

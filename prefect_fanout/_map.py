@@ -3,7 +3,8 @@
 Chunks are cut late, so that "auto" can learn their size, and so that the Prefect API sees a few queued task runs
 instead of all of them.
 
-Mutable state: `_starts`, `_jobs`, `_next`, `_closed`, `_skipped` and `_callbacks`, guarded by `_changed`.
+Mutable state: `_starts`, `_chunks`, `_jobs`, `_next`, `_open`, `_pumping`, `_closed`, `_reason`, `_failed`, `_skipped`,
+`_callbacks` and `_futures`, guarded by `_changed`.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Mapping:
         self._context = copy_context()
         self._changed = threading.Condition()
         self._starts: list[int] = []
+        self._chunks: list[Chunk] = []
         self._jobs: list[Job] = []
         self._next = 0
         self._open = 0
@@ -103,20 +105,26 @@ class Mapping:
             with self._changed:
                 start, stop = self._next, min(self._next + self._sizer.size, len(self.items))
                 skipped = {index - start for index in self._skipped if start <= index < stop}
-            chunk = Chunk(self._task, start, self.items[start:stop], self._binding, skipped=skipped)
+                chunk = Chunk(self._task, start, self.items[start:stop], self._binding, skipped=skipped)
+                # From here on the chunk answers for its items: one that is cancelled now must not run.
+                self._starts.append(start)
+                self._chunks.append(chunk)
+                self._next = stop
+                self._open += 1
             # Created in the context of the map() call, whoever cuts: it says which flow run this belongs to.
             job = self._context.copy().run(self.runner._new_chunk_job, chunk, self._wait_for, self._inputs)
             with self._changed:
-                self._starts.append(start)
                 self._jobs.append(job)
-                self._next = stop
-                self._open += 1
                 closed = self._closed
             job.add_done_callback(self._chunk_done)
             if closed:
                 job.cancel(self._reason)
             else:
                 self.runner._accept(job)
+        except Exception as error:
+            # Nothing can be submitted any more (the runner was shut down meanwhile): no item may stay open.
+            self._give_up(chunk, error)
+            raise
         finally:
             with self._changed:
                 self._pumping = False
@@ -125,6 +133,15 @@ class Mapping:
             self.runner._pool.note_change()
             if closed:
                 self._drop_the_rest()
+
+    def _give_up(self, chunk: Chunk, error: Exception) -> None:
+        with self._changed:
+            self._closed, self._reason = True, f"No more task runs could be submitted: {error}"
+            if len(self._jobs) < len(self._chunks):
+                self._chunks.pop()
+                self._starts.pop()
+                self._next = chunk.start
+                self._open -= 1
 
     def _chunk_done(self, job: Job) -> None:
         chunk = job.chunk
@@ -173,15 +190,19 @@ class Mapping:
 
     # -- items ---------------------------------------------------------------------------------------------------
 
+    def _place_of(self, index: int) -> int | None:
+        """Which chunk holds the item, or None while it is in none."""
+        place = bisect_right(self._starts, index) - 1
+        if place < 0:
+            return None
+        chunk = self._chunks[place]
+        return place if index < chunk.start + len(chunk.items) else None
+
     def job_of(self, index: int) -> Job | None:
-        """The job of the chunk that holds the item, or None while it is in none."""
+        """The job of the chunk that holds the item, or None while there is none."""
         with self._changed:
-            place = bisect_right(self._starts, index) - 1
-            if place < 0:
-                return None
-            job = self._jobs[place]
-            assert job.chunk is not None, "the jobs of a mapping run chunks"
-            return job if index < job.chunk.start + len(job.chunk.items) else None
+            place = self._place_of(index)
+            return None if place is None or place >= len(self._jobs) else self._jobs[place]
 
     def job_for(self, index: int) -> Job | None:
         """The job that has to run for the item; for a worker that waits for it, cut beyond the window."""
@@ -213,12 +234,11 @@ class Mapping:
         outcome = self.outcome_of(index)
         if outcome is not None:
             return outcome.status is OutcomeStatus.CANCELLED
-        job = self.job_of(index)
-        if job is not None:
-            assert job.chunk is not None, "the jobs of a mapping run chunks"
-            if not job.chunk.cancel_item(index - job.chunk.start):
-                return False
         with self._changed:
+            place = self._place_of(index)
+            chunk = None if place is None else self._chunks[place]
+            if chunk is not None and not chunk.cancel_item(index - chunk.start):
+                return False
             self._skipped[index] = self._cancelled_outcome(index, "The item was cancelled.")
             callbacks = self._callbacks.pop(index, [])
             future = self._futures.get(index)
@@ -270,13 +290,22 @@ class Mapping:
 class ItemFutureList(PrefectFutureList[Any]):
     """The futures of a chunked `map`, in input order; waiting and results go by chunk, not by item."""
 
-    def __init__(self, mapping: Mapping) -> None:
-        super().__init__(ItemFuture(mapping, index) for index in range(len(mapping.items)))
-        self._mapping = mapping
+    _mapping: Mapping | None = None  # Prefect rebuilds lists from their items; such a copy waits for each future
+
+    @classmethod
+    def of(cls, mapping: Mapping) -> ItemFutureList:
+        """The futures of all items of `mapping`."""
+        futures = cls(ItemFuture(mapping, index) for index in range(len(mapping.items)))  # type: ignore[abstract] # a list, though Prefect also calls it an Iterator
+        futures._mapping = mapping
+        return futures
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all items are done or `timeout` seconds have passed."""
-        self._settle(lambda: self._mapping.finished, timeout)
+        mapping = self._mapping
+        if mapping is None:
+            super().wait(timeout)
+        else:
+            self._settle(mapping, lambda: mapping.finished, timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[Any]:
         """The values in input order; as soon as an item fails, its error is raised.
@@ -284,18 +313,20 @@ class ItemFutureList(PrefectFutureList[Any]):
         Raises:
             TimeoutError: Not all items are done after `timeout` seconds.
         """
+        mapping = self._mapping
+        if mapping is None:
+            return super().result(timeout, raise_on_failure)
         if timeout is not None and timeout < 0:
             raise ValueError(f"'timeout' must be a non-negative number, got {timeout}")
-        self._settle(lambda: self._mapping.settled(raise_on_failure), timeout)
-        if not self._mapping.settled(raise_on_failure):
+        self._settle(mapping, lambda: mapping.settled(raise_on_failure), timeout)
+        if not mapping.settled(raise_on_failure):
             raise TimeoutError(f"Timed out waiting for all futures to complete within {timeout} seconds")
-        return self._mapping.results(raise_on_failure)
+        return mapping.results(raise_on_failure)
 
-    def _settle(self, done: Callable[[], bool], timeout: float | None) -> None:
+    def _settle(self, mapping: Mapping, done: Callable[[], bool], timeout: float | None) -> None:
         def open_items() -> Iterable[ExecutorFuture[Any]]:
             return (future for future in self if isinstance(future, ExecutorFuture) and not future.done())
 
-        mapping = self._mapping
         mapping.runner._pool.wait_for(done, lambda left: mapping.sleep_until(done, left), open_items, timeout)
 
 

@@ -11,7 +11,8 @@ The races, and how each ends:
 3. The executor breaks, or its owner shuts it down, with jobs in it: the call's own future says so, and the job that
    nobody has claimed crashes with that error.
 
-Mutable state: `_executor`, `_workers` and `_version`, guarded by `changed`, which guards the jobs' states too.
+Mutable state: `_executor`, `_closed`, `_workers` and `_version`, guarded by `changed`, which guards the jobs' states
+too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from prefect.futures import PrefectFuture
 
 from prefect_fanout._executors import ExecutorSpec, worker_count
 from prefect_fanout._future import ExecutorFuture
-from prefect_fanout._job import Job
+from prefect_fanout._job import Job, JobStatus
 from prefect_fanout._worker import BORROWED_TEARDOWN_S, Worker, close_workers
 
 # Task runs that a waiting worker runs on top of each other in its own stack. Each takes about 30 Python frames of the
@@ -43,6 +44,7 @@ class Pool:
         self._executor: Executor | None = None
         self._workers: list[Worker] = []
         self._version = 0
+        self._closed = False
         self._here = threading.local()
 
     @property
@@ -63,6 +65,11 @@ class Pool:
             if error is not None and job.claim():
                 job.finish(job.crash(error))
 
+        if job.beside:
+            threading.Thread(
+                target=self._run_beside, args=(job,), name=f"{self._spec.thread_name_prefix}-nested"
+            ).start()
+            return
         try:
             job.call = self._opened().submit(self._run, job)
         except Exception as error:  # noqa: BLE001 - a factory of the user's may raise anything, and the job must end
@@ -80,6 +87,7 @@ class Pool:
     def close(self) -> None:
         """Close every worker in its own thread, then the executor if it is ours. Nothing may be queued or running."""
         with self.changed:
+            self._closed = True
             executor, self._executor = self._executor, None
             workers = list(self._workers)
         if executor is not None:
@@ -96,6 +104,8 @@ class Pool:
 
     def _opened(self) -> Executor:
         with self.changed:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
             if self._executor is None:
                 self._executor = self._spec.make(self._begin_thread)
             return self._executor
@@ -158,12 +168,17 @@ class Pool:
                 timer.cancel()
 
     def run_what_is_queued(self, futures: Iterable[ExecutorFuture[Any]]) -> None:
-        """In a worker, run the queued jobs that `futures` need; elsewhere do nothing."""
+        """In a worker that will sleep until `futures` are done, run the queued jobs that they need; elsewhere nothing.
+
+        What is not ready yet gets a thread of its own when it is, in the place of the one that sleeps.
+        """
         worker = self.worker_here()
-        while worker is not None and (job := self._claim_for(futures)) is not None:
+        if worker is None:
+            return
+        while (job := self._claim_for(futures, beside=True)) is not None:
             self._run_inline(worker, job)
 
-    def _claim_for(self, futures: Iterable[PrefectFuture[Any]]) -> Job | None:
+    def _claim_for(self, futures: Iterable[PrefectFuture[Any]], *, beside: bool = False) -> Job | None:
         """Claim a queued job that one of the futures needs: its own, or one upstream of it."""
         seen: set[Job] = set()
         for future in futures:
@@ -176,6 +191,8 @@ class Pool:
                 if job is None or job in seen:
                     continue
                 seen.add(job)
+                with self.changed:
+                    job.beside |= beside and job.status is JobStatus.WAITING
                 if job.claim():
                     return job
                 stack.extend(job.upstream)
@@ -187,13 +204,18 @@ class Pool:
                 job.run(worker.name)
             return
         # An event loop that runs in this thread cannot take the job, nor can a stack that is deep already.
-        thread = threading.Thread(target=self._run_beside, args=(job,), name=f"{worker.name}-nested")
+        self._start_beside(job, worker.name).join()
+
+    def _start_beside(self, job: Job, name: str) -> threading.Thread:
+        thread = threading.Thread(target=self._run_beside, args=(job,), name=f"{name}-nested")
         thread.start()
-        thread.join()
+        return thread
 
     def _run_beside(self, job: Job) -> None:
         """Run one job in a thread that is made for it: begun, used and closed like any other worker."""
         try:
+            if job.status is JobStatus.QUEUED and not job.claim():
+                return
             self._begin_thread()
         except BaseException as error:  # noqa: BLE001 - the user's initializer may raise anything
             job.finish(job.crash(error))

@@ -6,11 +6,13 @@ from typing import Any
 
 from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
 from prefect._internal.result_records import ResultRecord, ResultRecordMetadata
+from prefect._internal.states import return_value_to_state_sync
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.task_engine import _create_task_run_locally, run_task_async, run_task_sync
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 create_task_run = _create_task_run_locally
+return_value_to_state = return_value_to_state_sync
 
 __all__ = [
     "create_task_run",
@@ -18,6 +20,7 @@ __all__ = [
     "raise_if_flow_run_suspension_requested",
     "record_state",
     "result_data",
+    "return_value_to_state",
     "run_task_async",
     "run_task_sync",
     "state_result",
@@ -26,6 +29,12 @@ __all__ = [
 
 def state_result(state: State[Any], raise_on_failure: bool = True) -> Any:
     """What a state holds; `_sync` because Prefect would return a coroutine wherever an event loop runs."""
+    error = state.data.result if isinstance(state.data, ResultRecord) else state.data
+    if isinstance(error, BaseException) and not isinstance(error, Exception):
+        # Prefect raises on an event loop of its own, in a thread that an interrupt or an exit would end for good.
+        if raise_on_failure and not state.is_completed():
+            raise error
+        return error
     return state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload] # not in the overloads
 
 

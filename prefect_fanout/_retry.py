@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging.loggers import get_logger
 from prefect.states import Failed
 from prefect.tasks import Task
+from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.math import clamped_poisson_interval
 
 logger = get_logger("fanout.retry")
@@ -51,7 +51,7 @@ class RetryPolicy:
         try:
             answer: Any = condition(self.task, task_run, state)
             if inspect.isawaitable(answer):
-                answer = asyncio.run(_value_of(answer))
+                answer = run_coro_as_sync(_value_of(answer))
             return bool(answer)
         except Exception:
             # As in Prefect: a condition that cannot be evaluated is reported and counts as "no".

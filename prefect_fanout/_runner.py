@@ -56,7 +56,7 @@ from prefect_fanout._statistics import RunnerStatistics, TimelineEntry
 MAX_TIMELINE = 10_000
 
 
-class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
+class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
     """Runs a flow's tasks on a `concurrent.futures.Executor`: bounded, chunked, cancellable, and closed when done.
 
         @flow(task_runner=ExecutorTaskRunner(max_workers=16))
@@ -188,7 +188,7 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
             RuntimeError: The runner has not been started, or was shut down.
         """
         self._check_open()
-        wait_for = list(wait_for) if wait_for is not None else None
+        wait_for = _as_list(wait_for)
         task_run = create_task_run(task=task, parameters=parameters, wait_for=wait_for, extra_task_inputs=dependencies)
         job = Job(self, task, task_run, copy_context(), parameters=parameters, wait_for=wait_for)
         job.upstream = Upstream.of([*parameters.values(), *(wait_for or ())]).futures
@@ -201,7 +201,7 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
         task: Task[..., Any],
         parameters: dict[str, Any],
         wait_for: Iterable[PrefectFuture[Any]] | None = None,
-    ) -> PrefectFutureList[ExecutorFuture[Any]]:
+    ) -> PrefectFutureList[PrefectFuture[Any]]:
         """Submit a task for every item of its iterable parameters and return a future per item, in order.
 
         With a `chunksize`, one task run takes that many items; results, order and errors stay the same.
@@ -224,14 +224,15 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
             binding,
             sizer=ChunkSizer(self._chunksize),
             window=CHUNKS_PER_WORKER * self.max_workers,
-            wait_for=list(wait_for) if wait_for is not None else None,
+            wait_for=_as_list(wait_for),
             inputs=inputs,
         )
         if items:
             with self._pool.changed:
+                self._check_open()
                 self._mappings[mapping] = None
             mapping.pump()
-        return ItemFutureList(mapping)  # type: ignore[abstract] # a list, though Prefect also calls it an Iterator
+        return ItemFutureList.of(mapping)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -372,6 +373,7 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
     def _note_new(self, job: Job) -> None:
         context = FlowRunContext.get()
         with self._pool.changed:
+            self._check_open()  # Again, under the lock: what is noted here is waited for by a shutdown.
             if context is not None and context.task_runner is self:
                 self._flow_run = context.flow_run
             self._jobs[job] = None
@@ -422,3 +424,10 @@ class ExecutorTaskRunner(TaskRunner[ExecutorFuture[Any]]):
             callback(future)
         except Exception:
             self.logger.exception("exception calling callback for %r", future)
+
+
+def _as_list(wait_for: Iterable[PrefectFuture[Any]] | None) -> list[PrefectFuture[Any]] | None:
+    """`wait_for` as a list; Prefect also takes a single future."""
+    if wait_for is None:
+        return None
+    return [wait_for] if isinstance(wait_for, PrefectFuture) else list(wait_for)

@@ -27,9 +27,7 @@ class _Arrivals:
         self.waiting: dict[PrefectFuture[Any], None] = dict.fromkeys(futures)
         self._arrived: list[PrefectFuture[Any]] = []
         self._changed = threading.Condition()
-        mine = (f for f in self.waiting if isinstance(f, ExecutorFuture))
-        first = next(mine, None)
-        self._pool = first._pool() if first else None
+        self._pools = {f._pool() for f in self.waiting if isinstance(f, ExecutorFuture)}
         for future in list(self.waiting):
             if isinstance(future, ExecutorFuture):
                 future._on_done(self._arrive)
@@ -42,15 +40,16 @@ class _Arrivals:
         with self._changed:
             self._arrived.append(future)
             self._changed.notify_all()
-        if self._pool is not None:
-            self._pool.note_change()  # For a worker that waits here while it helps.
+        for pool in self._pools:
+            pool.note_change()  # For a worker that waits here while it helps.
 
     def take(self, timeout: float | None) -> list[PrefectFuture[Any]]:
         """The futures that finished since the last call; wait up to `timeout` seconds for one. Help in a worker."""
-        if self._pool is None:
+        mine = next((pool for pool in self._pools if pool.worker_here()), None)
+        if mine is None:
             self._sleep(timeout)
         else:
-            self._pool.wait_for(
+            mine.wait_for(
                 lambda: bool(self._arrived),
                 self._sleep,
                 lambda: [f for f in self.waiting if isinstance(f, ExecutorFuture)],

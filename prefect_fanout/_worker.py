@@ -34,6 +34,11 @@ class Worker:
     _resources: dict[Callable[[], Any], Any] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether closing the worker does anything."""
+        return not self.closed and bool(self._resources or self.finalizer)
+
     def resource(self, factory: Callable[[], AbstractContextManager[T]]) -> T:
         """The value of `factory()`, entered on the first call and kept until the worker closes."""
         if factory not in self._resources:
@@ -118,7 +123,7 @@ def close_workers(
     """
     changed = threading.Condition()
     counted = set(workers)
-    left = {worker for worker in workers if not worker.closed}
+    left = {worker for worker in workers if worker.holds_something}
 
     def close_this_one() -> None:
         worker = enlist()

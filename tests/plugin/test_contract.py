@@ -13,16 +13,12 @@ from typing import Any
 
 import pytest
 from prefect import flow, task
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import TaskRun
-from prefect.client.schemas.sorting import TaskRunSort
-from prefect.context import FlowRunContext
 
 from prefect_fanout import ExecutorTaskRunner, Outcome, fan_out
 from servers.eventually import eventually
 from servers.inline_executor import InlineExecutor
 from servers.prefect_server import PrefectServer
+from servers.task_runs import all_final, task_runs_of, this_flow_run_id
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -48,20 +44,6 @@ def make_runner(request: pytest.FixtureRequest) -> MakeRunner:
 def make_concurrent(request: pytest.FixtureRequest) -> MakeRunner:
     """Each executor that has workers beside the caller."""
     return EXECUTORS[request.param]
-
-
-def task_runs_of(flow_run_id: Any) -> list[TaskRun]:
-    """What the API knows of a flow run's task runs."""
-    with get_client(sync_client=True) as client:
-        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-        return client.read_task_runs(flow_run_filter=chosen, sort=TaskRunSort.NAME_ASC, limit=200)
-
-
-def this_flow_run_id() -> Any:
-    context = FlowRunContext.get()
-    assert context is not None
-    assert context.flow_run is not None
-    return context.flow_run.id
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -272,7 +254,7 @@ def test_api_traffic_grows_with_chunks_not_items(make_runner: MakeRunner, prefec
         same.map(range(100)).result()
 
     few()
-    runs = eventually(lambda: task_runs_of(ids[0]), lambda runs: len(runs) == 4 and all(r.end_time for r in runs))
+    runs = eventually(lambda: task_runs_of(ids[0]), lambda runs: all_final(runs, 4))
     assert sorted(run.name for run in runs) == ["same[0:25]", "same[25:50]", "same[50:75]", "same[75:100]"]
 
 
@@ -299,10 +281,7 @@ def test_after_shutdown_everything_is_final_here_and_on_the_server(make_concurre
     with pytest.raises(ValueError, match="gives up"):
         fails()
     assert [f.state.type.value for f in futures] == ["COMPLETED", "CANCELLED", "CANCELLED", "CANCELLED"]
-    runs = eventually(
-        lambda: task_runs_of(ids[0]),
-        lambda runs: len(runs) == 4 and all(r.state is not None and r.state.is_final() for r in runs),
-    )
+    runs = eventually(lambda: task_runs_of(ids[0]), lambda runs: all_final(runs, 4))
     assert Counter(run.state_name for run in runs) == {"Completed": 1, "Cancelled": 3}
     if make_concurrent is not EXECUTORS["live"]:
         assert threading.active_count() <= before + 1  # Prefect's own workers may start here for the first time
