@@ -21,7 +21,7 @@ EXPECTED_TABLES = {
     "items": FILES,
     "ok": FILES,
     "failed": 0,
-    "rows": FILES * ROWS_PER_FILE,
+    "rows_out": FILES * ROWS_PER_FILE,
     "rejected": sum(map(len, BAD_ROWS.values())),
 }
 # An earlier demo's results are replaced, and the planted faults must not end the demo.

@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 FAILURES_SHOWN = 10  # enough to see what is wrong; the ledger has them all
+ALWAYS_SHOWN = ("items", "ok", "failed")  # and what else was counted, unless there was none of it
+BATCH_ROWS = 4_096  # of the ledger in memory at once, a few megabytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,17 @@ class Finished:
 
     def line(self) -> str:
         """The summary as one line of plain text."""
-        parts = ", ".join(f"{number:,} {name}" for name, number in self.counts.items())
+        parts = ", ".join(f"{number:,} {counted(name, number)}" for name, number in self.counts.items())
         return f"{self.run}: {parts}{f' ({self.kinds()})' if self.failures else ''}, {self.seconds:.1f} s"
 
     def kinds(self) -> str:
         """The kinds of failure with their numbers, as plain text."""
         return ", ".join(f"{kind} {number:,}" for kind, number in self.failures.items())
+
+
+def counted(name: str, number: int) -> str:
+    """The name of a count as a person writes it: "1 item", "2 items", "5 rows in"."""
+    return "item" if (name, number) == ("items", 1) else name.replace("_", " ")
 
 
 def read_finished(run: Path, seconds: float) -> Finished:
@@ -56,10 +63,12 @@ def read_finished(run: Path, seconds: float) -> Finished:
         seconds: What to say of its wall time.
     """
     document = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    failures = document["failures"]
+    counts, failures = document["counts"], document["failures"]
+    shown = {name: counts.get(name, 0) for name in ALWAYS_SHOWN}
+    shown |= {name: number for name, number in counts.items() if number}
     return Finished(
         run=run,
-        counts=document["counts"],
+        counts=shown,
         failures=failures,
         examples=list(islice(_failures(run / "ledger.parquet"), FAILURES_SHOWN)) if failures else [],
         seconds=seconds,
@@ -68,11 +77,11 @@ def read_finished(run: Path, seconds: float) -> Finished:
 
 def _failures(ledger: Path) -> Iterator[Failure]:
     """The failed rows of a compacted ledger, in its order, a batch at a time."""
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(ledger) as file:
         item = "url" if "url" in file.schema_arrow.names else "source"
-        for batch in file.iter_batches(columns=[item, "status", "error_kind", "error"]):
-            for row in batch.filter(pc.equal(batch.column("status"), "failed")).to_pylist():
-                yield Failure(item=row[item] or "", kind=row["error_kind"] or "", reason=row["error"] or "")
+        for batch in file.iter_batches(BATCH_ROWS, columns=[item, "status", "error_kind", "error"]):
+            for row in batch.to_pylist():
+                if row["status"] == "failed":
+                    yield Failure(item=row[item] or "", kind=row["error_kind"] or "", reason=row["error"] or "")

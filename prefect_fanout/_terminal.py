@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from prefect_fanout._finished import Finished
+from prefect_fanout._finished import Finished, counted
 
 REFRESHES_PER_S = 8
 PLACE_WIDTH = 40  # leaves half of a usual terminal for the reason
@@ -113,7 +113,9 @@ class Terminal:
         line = Text("  ")
         for position, (name, number) in enumerate(finished.counts.items()):
             style = "green" if name == "ok" and number else "red" if name in ("failed", "rejected") and number else ""
-            line.append("  " if position else "").append(f"{number:,}", style=f"bold {style}").append(f" {name}", style)
+            line.append("  " if position else "").append(f"{number:,}", style=f"bold {style}").append(
+                f" {counted(name, number)}", style
+            )
         self.out.print(line.append(f"  in {finished.seconds:.1f} s", style="dim"))
         self.table([(failure.kind, failure.item, failure.reason) for failure in finished.examples])
         hidden = sum(finished.failures.values()) - len(finished.examples)

@@ -99,19 +99,6 @@ class TextSource:
         """The digest of the file's own bytes, as far as they were read."""
         return self._hash.hexdigest()
 
-    def check_unchanged(self) -> None:
-        """Raise when the file on disk is no longer the one that was read."""
-        try:
-            status = self._path.stat()
-        except OSError as error:
-            raise _unreadable(self._path, error) from error
-        if (status.st_size, status.st_mtime_ns) != (self.bytes_in, self.mtime_ns):
-            raise FileFault(
-                "changed",
-                f"{self._path} changed while it was read ({self.bytes_in} bytes were read, it now has "
-                f"{status.st_size}); run again when nothing writes to it any more.",
-            )
-
     def _open(self) -> BinaryIO:
         try:
             # O_NONBLOCK: a named pipe without a writer must be an error, not a wait without end

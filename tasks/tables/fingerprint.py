@@ -12,40 +12,41 @@ So a change is overlooked only if it keeps size and modification time, to the na
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 EDGE_BYTES = 64 * 1024
 """Bytes at each end of a file that are compared on every rerun."""
 
 
-def edges_digest(path: Path) -> str:
-    """A digest of the first and last 64 KiB of a file."""
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size, modification time and edges of a file, under the names of the ledger's columns.
+
+    Raises:
+        OSError: It is gone, or cannot be read.
+    """
     with path.open("rb") as file:
-        return _edges(file, path.stat().st_size)
+        status = os.fstat(file.fileno())
+        return {"bytes_in": status.st_size, "mtime_ns": status.st_mtime_ns, "edges": _edges(file, status.st_size)}
 
 
-def is_unchanged(path: Path, row: Mapping[str, object]) -> bool:
+def is_unchanged(path: Path, row: Mapping[str, Any]) -> bool:
     """Whether a file still has the content that a row of the ledger was made from.
 
     Args:
         path: The file.
         row: A row with bytes_in, mtime_ns, edges and sha256; null where they were never read.
     """
-    if row.get("sha256") is None or row.get("edges") is None:
-        return False
     try:
-        status = path.stat()
-        if status.st_size != row["bytes_in"]:
+        now = fingerprint(path)
+        if (now["bytes_in"], now["edges"]) != (row["bytes_in"], row["edges"]):
             return False
+        if now["mtime_ns"] == row["mtime_ns"]:
+            return True
         with path.open("rb") as file:
-            if _edges(file, status.st_size) != row["edges"]:
-                return False
-            if status.st_mtime_ns == row["mtime_ns"]:
-                return True
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest() == row["sha256"]
+            return row["sha256"] is not None and hashlib.file_digest(file, "sha256").hexdigest() == row["sha256"]
     except OSError:
         return False  # the ingest itself reports what is wrong with it
 

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,10 @@ from prefect_fanout.tasks.tables.convert import REJECT_SCHEMA, parse, reject_row
 from prefect_fanout.tasks.tables.dialect import Dialect, detect
 from prefect_fanout.tasks.tables.encoding import TextSource
 from prefect_fanout.tasks.tables.faults import FileFault
-from prefect_fanout.tasks.tables.fingerprint import edges_digest
+from prefect_fanout.tasks.tables.fingerprint import fingerprint
 from prefect_fanout.tasks.tables.options import MIB, CsvOptions
 from prefect_fanout.tasks.tables.records import RecordReader
+from prefect_fanout.tasks.tables.row import Row, failed, new_row, printable
 from prefect_fanout.tasks.tables.schema import dictionary_columns, infer_schema
 from prefect_fanout.tasks.tables.sources import SourceFile
 from prefect_fanout.tasks.tables.writer import ParquetFile
@@ -40,50 +39,19 @@ from prefect_fanout.tasks.tables.writer import ParquetFile
 SAMPLE_BYTES = MIB
 """At least this much of a file is looked at for its dialect and its types, even with smaller blocks."""
 
+PASSING_KINDS = ("changed", "vanished", "unreadable")
+"""Failures that are about the moment and not the content: without a fingerprint, any rerun tries such a file again."""
+
 DATA_FOLDER, REJECTS_FOLDER = "data", "rejects"
-
-KEY = "source_key"
-
-_LEDGER_FIELDS: list[pa.Field[Any]] = [
-    pa.field("index", pa.int64(), nullable=False),
-    pa.field(KEY, pa.string(), nullable=False),
-    pa.field("status", pa.string(), nullable=False),
-    pa.field("error_kind", pa.string()),
-    pa.field("error", pa.string()),
-    pa.field("attempts", pa.int32(), nullable=False),
-    pa.field("started", pa.timestamp("us", tz="UTC")),
-    pa.field("seconds", pa.float64()),
-    pa.field("source", pa.string()),
-    pa.field("duplicate_of", pa.string()),
-    pa.field("path", pa.string()),
-    pa.field("rejects_path", pa.string()),
-    pa.field("rows_in", pa.int64()),
-    pa.field("rows_out", pa.int64()),
-    pa.field("rejected", pa.int64()),
-    pa.field("blank_lines", pa.int64()),
-    pa.field("bytes_in", pa.int64()),
-    pa.field("mtime_ns", pa.int64()),
-    pa.field("edges", pa.string()),
-    pa.field("sha256", pa.string()),
-    pa.field("options", pa.string()),
-    pa.field("encoding", pa.string()),
-    pa.field("compression", pa.string()),
-    pa.field("delimiter", pa.string()),
-    pa.field("columns", pa.string()),
-    pa.field("notes", pa.string()),
-]
-LEDGER_SCHEMA = pa.schema(_LEDGER_FIELDS)
-"""One row per file: `path` and `rejects_path` are relative to the run directory; `columns` is a JSON object from name
-to type, `notes` a JSON object of what was noticed; bytes_in to options are the fingerprint that a rerun compares."""
 
 
 @task(name="ingest-csv-file", cache_policy=NO_CACHE, persist_result=False)
-def ingest_csv_file(source: SourceFile, run: str, options: CsvOptions, overlap: bool = False) -> dict[str, Any]:
+def ingest_csv_file(source: SourceFile, run: str, options: CsvOptions, overlap: bool = False) -> Row:
     """Ingest one file: `ingest_file` as a Prefect task."""
     return ingest_file(source, Path(run), options, overlap=overlap)
 
 
-def ingest_file(source: SourceFile, run: Path, options: CsvOptions, *, overlap: bool = False) -> dict[str, Any]:
+def ingest_file(source: SourceFile, run: Path, options: CsvOptions, *, overlap: bool = False) -> Row:
     """Ingest one file into a run directory.
 
     Args:
@@ -93,26 +61,21 @@ def ingest_file(source: SourceFile, run: Path, options: CsvOptions, *, overlap: 
         overlap: Encode in a second thread: worth it when there are fewer files than cores.
 
     Returns:
-        A row for `LEDGER_SCHEMA`. A file that cannot be ingested as a whole is a row with the status "failed".
+        A row for the ledger. A file that cannot be ingested as a whole is a row with the status "failed".
 
     Raises:
         RunFailed: The counts do not reconcile, or the disk refused.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
-    row: dict[str, Any] = {
-        "index": source.index,
-        KEY: source.key,
-        "status": "ok",
-        "attempts": 1,
-        "started": started,
-        "source": source.source,
-        "options": options.result_key(),
-    }
+    clock = time.perf_counter()
+    row = new_row(source, options)
     work = _FileIngest(source, run, options, overlap=overlap)
     try:
-        row |= work.run()
+        row |= work.run() | {"status": "ok"}
     except FileFault as fault:
-        row |= work.known | {"status": "failed", "error_kind": fault.kind, "error": fault.message}
+        row = failed(row | work.known, fault.kind, fault.message)
+        if fault.kind not in PASSING_KINDS:
+            with contextlib.suppress(OSError):  # it went just now
+                row |= fingerprint(source.path)
     except (OSError, pa.ArrowException) as error:
         raise storage_failure(f"The Parquet file for {source.source}", work.data_path, error) from error
     row["seconds"] = time.perf_counter() - clock
@@ -165,7 +128,7 @@ class _FileIngest:
     def run(self) -> dict[str, Any]:
         """Read the file once, or twice if columns turn out to be text; commit what was made of it."""
         for path in (self.data_path, self.rejects_path):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         as_text: frozenset[str] = frozenset()
         while True:
             try:
@@ -294,12 +257,18 @@ class _FileIngest:
         }
 
     def _fingerprint(self, text: TextSource) -> dict[str, Any]:
-        text.check_unchanged()
+        """What a rerun compares, provided that the file is still the one that was read."""
         try:
-            edges = edges_digest(self._source.path)
+            now = fingerprint(self._source.path)
         except OSError as error:
             raise FileFault("vanished", f"{self._source.source} could not be read again: {error}.") from error
-        return {"bytes_in": text.bytes_in, "mtime_ns": text.mtime_ns, "sha256": text.sha256, "edges": edges}
+        if (now["bytes_in"], now["mtime_ns"]) != (text.bytes_in, text.mtime_ns):
+            raise FileFault(
+                "changed",
+                f"{self._source.source} changed while it was read ({text.bytes_in} bytes were read, it now has "
+                f"{now['bytes_in']}). Run again when nothing writes to it any more.",
+            )
+        return now | {"sha256": text.sha256}
 
     def _empty(self, text: TextSource, sample: bytes, *, complete: bool) -> dict[str, Any]:
         """A file without any record: no columns, so no Parquet file either."""
@@ -310,8 +279,3 @@ class _FileIngest:
             path.unlink(missing_ok=True)
         counts = dict.fromkeys(("rows_in", "rows_out", "rejected"), 0)
         return {**self.known, **fingerprint, **counts, "notes": json.dumps({"empty": True})}
-
-
-def printable(path: str) -> str:
-    """A path as text that any file can hold: bytes that are no UTF-8 are shown as question marks."""
-    return os.fsencode(path).decode("utf-8", "replace")

@@ -18,7 +18,6 @@ def _read_all(path: Path, encoding: str | None = None, size: int = 1000) -> tupl
             text += piece
         assert source.text_bytes == len(text)
         assert source.bytes_in == path.stat().st_size
-        source.check_unchanged()
         return text, source.encoding
 
 
@@ -124,15 +123,3 @@ def test_a_vanished_file_and_a_pipe_are_faults(tmp_path: Path) -> None:
         TextSource(tmp_path / "pipe.csv")
     with pytest.raises(FileFault, match="cannot be read"):
         TextSource(tmp_path)
-
-
-def test_a_file_that_grew_is_noticed(tmp_path: Path) -> None:
-    """What was read is compared with what lies on the disk afterwards."""
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"a\n1\n")
-    with TextSource(path) as source:
-        source.read(100)
-        with path.open("ab") as file:
-            file.write(b"2\n")
-        with pytest.raises(FileFault, match="changed while it was read"):
-            source.check_unchanged()

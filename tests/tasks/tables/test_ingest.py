@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 from prefect_fanout._errors import RunFailed
 from prefect_fanout.tasks.tables.convert import VALUE_LIMIT
-from prefect_fanout.tasks.tables.ingest import LEDGER_SCHEMA, ingest_file, reconcile
+from prefect_fanout.tasks.tables.ingest import ingest_file, reconcile
 from prefect_fanout.tasks.tables.options import KIB, MIB, CsvOptions
 from prefect_fanout.tasks.tables.records import RAW_LIMIT_BYTES
+from prefect_fanout.tasks.tables.row import SCHEMA
 from prefect_fanout.tasks.tables.sources import find_sources
 
 SAMPLE = MIB  # types are found in the first block, which is at least this large
@@ -85,9 +87,9 @@ def test_rows_in_is_rows_out_and_rejects_for_any_bytes(text: bytes) -> None:
 def test_a_row_fits_the_ledger(ingest: Any) -> None:
     """Good and failed files give rows of the ledger's columns and types."""
     rows = [ingest(b"a\n1\n").row, ingest(b"\x1f\x8b", name="b.csv").row]
-    table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
     assert table.column("status").to_pylist() == ["ok", "failed"]
-    assert all(set(row) <= set(LEDGER_SCHEMA.names) for row in rows)
+    assert all(set(row) <= set(SCHEMA.names) for row in rows)
     assert len(rows[0]["sha256"]) == 64
 
 
@@ -347,6 +349,31 @@ def test_a_file_that_vanished_fails(tmp_path: Path) -> None:
     path.unlink()
     row = ingest_file(source, tmp_path, CsvOptions())
     assert (row["status"], row["error_kind"]) == ("failed", "vanished")
+
+
+@pytest.mark.parametrize("change", ["grow", "replace", "remove"])
+def test_a_file_that_changes_while_it_is_read_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """What was read is compared with what lies on the disk afterwards; a mixture of two contents is not kept."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a,b\n1,2\n")
+    true_close = pq.ParquetWriter.close
+
+    def close(writer: pq.ParquetWriter) -> None:
+        true_close(writer)
+        if change == "grow":
+            path.write_bytes(b"a,b\n1,2\n3,4\n")
+        elif change == "replace":
+            path.write_bytes(b"a,b\n5,6\n")
+            os.utime(path, ns=(0, 0))
+        else:
+            path.unlink()
+
+    monkeypatch.setattr(pq.ParquetWriter, "close", close)
+    row = ingest_file(find_sources(path)[0], tmp_path / "run", CsvOptions())
+    assert (row["status"], row["error_kind"]) == ("failed", "vanished" if change == "remove" else "changed")
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
 
 
 def test_another_content_replaces_what_was_made_of_the_old_one(ingest: Any) -> None:

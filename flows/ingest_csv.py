@@ -1,0 +1,182 @@
+"""The flow `ingest-csv`: from CSV files to Parquet files, rejects, a ledger and a report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from prefect_fanout import ExecutorTaskRunner, Outcome, TimelineEntry, fan_out
+from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
+from prefect_fanout.tasks.ledger import Ledger
+from prefect_fanout.tasks.report import Progress, RunSummary, publish_summary, write_report, write_timeline
+from prefect_fanout.tasks.run_directory import RunDirectory
+from prefect_fanout.tasks.tables.ingest import ingest_csv_file
+from prefect_fanout.tasks.tables.intake import Intake
+from prefect_fanout.tasks.tables.options import CsvOptions
+from prefect_fanout.tasks.tables.row import KEY, SCHEMA, Row, failed, new_row
+from prefect_fanout.tasks.tables.sources import SourceFile, find_sources
+
+PIPELINE = "ingest-csv"
+
+
+def _run_name() -> str:
+    """What the run does, for the UI: "ingest 10 csv -> out"."""
+    given: dict[str, Any] = flow_run.parameters
+    try:
+        count = f"{len(find_sources(given['sources'])):,} "
+    except UsageError:
+        count = ""  # the flow itself says what is wrong with the sources
+    return f"ingest {count}csv -> {Path(str(given['out'])).name}"
+
+
+@flow(name=PIPELINE, flow_run_name=_run_name)
+def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | None = None) -> dict[str, Any]:
+    """Turn CSV files into Parquet files, one each, and keep every record that does not fit beside the reason.
+
+    Cancellation and shutdown: Ctrl-C, SIGTERM and a cancelled flow run let the files that are being read end, drop
+    those that wait, and commit the ledger; a file that is not in it is read by the next run in the same directory.
+
+    Args:
+        sources: Paths or patterns such as ``exports/*.csv``.
+        out: The run directory.
+        options: See `CsvOptions`.
+
+    Returns:
+        Counts of this call: items, ok, failed, duplicate, skipped (finished in an earlier run); rows_in, rows_out and
+        rejected of all files that are done; and the run directory.
+
+    Raises:
+        UsageError: A source, the folder or an option cannot be used; nothing was written.
+        RunFailed: This machine could not go on, or counts do not reconcile; the ledger is committed.
+        TooManyFailures: Everything is done and written, but more files failed than `max_failed` allows.
+    """
+    options = options or CsvOptions()
+    files = find_sources(sources)
+    title = f"CSV files of {_named(sources)}"
+    with RunDirectory.open(out, pipeline=PIPELINE, fresh=options.fresh) as run:
+        began = time.monotonic()
+        with Ledger(run, SCHEMA, key=KEY) as ledger:
+            intake = Intake(ledger, run.path, options)
+            bytes_read, timeline = _ingest_all(files, run.path, options, intake, title)
+            _reconcile(intake, len(files))
+            ledger.compact()
+            counts, failures, examples = ledger.counts(), ledger.failures(), ledger.failure_examples()
+        summary = RunSummary(
+            title=title,
+            pipeline=PIPELINE,
+            run=run.path,
+            counts=counts,
+            failures=failures,
+            seconds=time.monotonic() - began,
+            bytes_read=bytes_read,
+            items=intake.items,
+            skipped=intake.counts["skipped"],
+            timeline=timeline,
+            examples=examples,
+            options=options.model_dump(mode="json"),
+        )
+        publish_summary(summary, key=f"{PIPELINE}-summary")
+        write_timeline(run, timeline)
+        write_report(summary, run.path / "report.html")
+        run.write_run_json(_run_document(sources, summary, intake))
+    if options.max_failed is not None and counts.get("failed", 0) > options.max_failed:
+        raise TooManyFailures(
+            f"{counts['failed']:,} files failed, and {options.max_failed:,} are allowed (max_failed). Everything else "
+            f"is done; the ledger in {run.path} says why. Run again with retry_failed to try them once more."
+        )
+    return {"run": str(run.path), "items": intake.items, **_call_counts(intake), **_sums(intake)}
+
+
+def _ingest_all(
+    files: Sequence[SourceFile], run: Path, options: CsvOptions, intake: Intake, title: str
+) -> tuple[int, list[TimelineEntry]]:
+    """Send the files through the runner and take their rows as they come; gives the bytes read and the timeline."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = options.workers or cores  # parsing and encoding keep a core busy; more threads only take more memory
+    static = {"run": str(run), "options": options, "overlap": min(workers, len(files)) < cores}
+    chunksize = 1 if options.chunksize == "auto" else options.chunksize
+    bytes_read = 0
+    with (
+        closing(Progress(f"{PIPELINE}-progress", title, len(files))) as progress,
+        ExecutorTaskRunner(max_workers=workers, thread_name_prefix="ingest") as runner,
+    ):
+        shown: Counter[str] = Counter()
+        with closing(
+            fan_out(ingest_csv_file, intake.read(files), static=static, chunksize=chunksize, runner=runner)
+        ) as outcomes:
+            for row in _rows(outcomes, options):
+                intake.note(row)
+                bytes_read += row.get("bytes_in") or 0
+                shown = _advance(progress, intake.counts, shown)
+        _advance(progress, intake.counts, shown)
+        runner.shutdown()
+        return bytes_read, runner.timeline()
+
+
+def _rows(outcomes: Iterator[Outcome], options: CsvOptions) -> Iterator[Row]:
+    """The row of each file, also of one that its task could not give."""
+    for outcome in outcomes:
+        if outcome.ok:
+            yield outcome.value | {"attempts": outcome.attempts}
+            continue
+        if outcome.status == "cancelled":
+            raise RunFailed(f"{outcome.item.source} was cancelled. Run again with the same folder to ingest it.")
+        if isinstance(outcome.error, RunFailed):
+            raise outcome.error
+        get_run_logger().error("The ingest of a file failed in a way not foreseen.", exc_info=outcome.error)
+        row = new_row(outcome.item, options) | {"attempts": outcome.attempts}
+        yield failed(row, "internal", f"A defect of the program, not of the file: {outcome.error!r}")
+
+
+def _advance(progress: Progress, counts: Counter[str], shown: Counter[str]) -> Counter[str]:
+    """Show what is new since the last time, and give what is shown now."""
+    new = counts - shown
+    bad, skipped = new["failed"], new["skipped"]
+    progress.advance(ok=new.total() - bad - skipped, failed=bad, skipped=skipped)
+    return counts.copy()
+
+
+def _reconcile(intake: Intake, files: int) -> None:
+    """Raise RunFailed unless each file became exactly one thing, and each record a row or a reject."""
+    if intake.counts.total() != files or intake.items != files:
+        raise RunFailed(f"{files:,} files were named, but the counts add up to something else: {_call_counts(intake)}.")
+    sums = _sums(intake)
+    if sums["rows_in"] != sums["rows_out"] + sums["rejected"]:
+        raise RunFailed(f"The records of all files do not reconcile: {sums}. Please report this.")
+
+
+def _call_counts(intake: Intake) -> dict[str, int]:
+    """Files of this call by what became of them; the usual ones are always there."""
+    return dict.fromkeys(("ok", "failed", "duplicate", "skipped"), 0) | dict(intake.counts)
+
+
+def _sums(intake: Intake) -> dict[str, int]:
+    return {name: intake.sums[name] for name in ("rows_in", "rows_out", "rejected")}
+
+
+def _named(sources: list[str] | str | Path) -> str:
+    """The sources for a title: what the user wrote, as far as it is short."""
+    named = [str(sources)] if isinstance(sources, (str, Path)) else [str(source) for source in sources]
+    return named[0] if len(named) == 1 else f"{named[0]} and {len(named) - 1:,} more"
+
+
+def _run_document(sources: list[str] | str | Path, summary: RunSummary, intake: Intake) -> dict[str, object]:
+    return {
+        "pipeline": PIPELINE,
+        "source": _named(sources),
+        "counts": {"items": summary.items, **summary.counts, "skipped": summary.skipped, **_sums(intake)},
+        "failures": summary.failures,
+        "seconds": summary.seconds,
+        "bytes_read": summary.bytes_read,
+        "options": summary.options,
+        "versions": summary.versions,
+    }
