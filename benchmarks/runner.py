@@ -43,8 +43,8 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also put the results into this file")
     options = parser.parse_args()
     end_on_sigterm()
-    report = Report(name="runner")
     try:
+        report = Report(name="runner", markdown=options.markdown)
         with tempfile.TemporaryDirectory(prefix="fanout-bench-") as folder, ExitStack() as stack:
             # A server each, so that messages of one that are dropped or digested late are not taken for the other's.
             stock = stack.enter_context(prefect_server(Path(folder) / "stock"))
@@ -54,7 +54,7 @@ def main() -> int:
             _compare(report, options, stock, ours)
             _stream(report, options, ours)
             _count_lost(report, stock, ours)
-        report.write(options.markdown)
+        report.write()
     except BenchmarkError as error:
         print(error, file=sys.stderr)
         return CANNOT_RUN

@@ -45,11 +45,21 @@ class Report:
 
     Attributes:
         name: The benchmark; the section of the Markdown file has this name.
+        markdown: The Markdown file, or None.
+        missed: The targets that were missed.
+
+    Raises:
+        BenchmarkError: The Markdown file has no such section. Better now than after the measurements.
     """
 
     name: str
+    markdown: Path | None
     missed: list[str] = field(default_factory=list)
-    _markdown: list[str] = field(default_factory=list)
+    _lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.markdown is not None:
+            self._around()
 
     def say(self, text: str) -> None:
         """Show how far the benchmark is. Not part of the Markdown."""
@@ -58,7 +68,7 @@ class Report:
     def paragraph(self, text: str) -> None:
         """Show a sentence or two."""
         print(f"\n{text}", flush=True)
-        self._markdown += [text, ""]
+        self._lines += [text, ""]
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table; all columns but the first are right-aligned."""
@@ -68,14 +78,14 @@ class Report:
             cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             print("  ".join([row[0].ljust(widths[0]), *cells]))
         sys.stdout.flush()
-        self._markdown += [_markdown_row(head), _markdown_row(["---", *["---:"] * (len(head) - 1)])]
-        self._markdown += [*map(_markdown_row, rows), ""]
+        self._lines += [_markdown_row(head), _markdown_row(["---", *["---:"] * (len(head) - 1)])]
+        self._lines += [*map(_markdown_row, rows), ""]
 
     def verdict(self, met: bool, text: str) -> None:
         """Show whether a target is met; one that is not makes `exit_code` 1."""
         line = f"{'met' if met else 'MISSED'}: {text}"
         print(line, flush=True)
-        self._markdown += [f"- {line}"]
+        self._lines += [f"- {line}"]
         if not met:
             self.missed.append(text)
 
@@ -84,25 +94,31 @@ class Report:
         """0 when every target is met, else 1."""
         return MISSED if self.missed else 0
 
-    def write(self, path: Path | None) -> None:
-        """Put the report between the marks of its section in a Markdown file.
-
-        Raises:
-            BenchmarkError: The file has no such section.
-        """
-        if path is None:
+    def write(self) -> None:
+        """Put the report between the marks of its section in the Markdown file, where one was given."""
+        if self.markdown is None:
             return
+        head, tail = self._around()
+        body = "\n".join(self._lines).strip()
+        self.markdown.write_text(f"{head}\n{body}\n\n{tail}", encoding="utf-8")
+        print(f"\nWritten to {self.markdown}.")
+
+    def _around(self) -> tuple[str, str]:
+        """What the Markdown file holds up to the section's first mark and from its last one on."""
+        assert self.markdown is not None, "the callers have looked"
         begin, end = f"<!-- begin {self.name} -->\n", f"<!-- end {self.name} -->"
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = self.markdown.read_text(encoding="utf-8")
+        except OSError as error:
+            raise BenchmarkError(f"--markdown should name a file that can be read: {error}") from error
         head, found_begin, rest = text.partition(begin)
         _, found_end, tail = rest.partition(end)
         if not (found_begin and found_end):
             raise BenchmarkError(
-                f"{path} should hold the lines {begin.strip()!r} and {end!r}, between which the results go. Add them."
+                f"{self.markdown} should hold the lines {begin.strip()!r} and {end!r}, between which the results go. "
+                "Add them."
             )
-        body = "\n".join(self._markdown).strip()
-        path.write_text(f"{head}{begin}\n{body}\n\n{end}{tail}", encoding="utf-8")
-        print(f"\nWritten to {path}.")
+        return head + begin, end + tail
 
 
 def machine(packages: Iterable[str]) -> str:

@@ -1,0 +1,26 @@
+"""The flow `download-images`, on a local Prefect server: it checks, hashes, names and keeps the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prefect_fanout.flows.download_images import download_images
+from prefect_fanout.tasks.images.options import ImageOptions
+
+Work = Callable[[], dict[str, Any]]
+
+
+def flow(spec: dict[str, Any]) -> Work:
+    """The whole flow, from the list of URLs to the report.
+
+    Args:
+        spec: `list`, `out` and `threads` as for the peers; `options`, further `ImageOptions`.
+    """
+    options = ImageOptions(workers=spec["threads"], allow_private=True, **spec.get("options", {}))
+
+    def work() -> dict[str, Any]:
+        told = download_images(spec["list"], spec["out"], options)
+        return {"ok": told["ok"]}
+
+    return work
