@@ -66,6 +66,7 @@ app = App(
     help_epilogue=_epilogue(DEMO_EXAMPLES, IMAGES_EXAMPLES, CSV_EXAMPLES),
     help_format="plaintext",
     version=lambda: version("prefect-fanout"),
+    suppress_keyboard_interrupt=False,  # main() has something to say then
 )
 COMMON = Group("Options of every run", sort_key=1)
 IMAGES = Group("Options for images", sort_key=0)

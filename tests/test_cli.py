@@ -6,14 +6,17 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from prefect_fanout import __version__
 from prefect_fanout._demo_site import demo_site
+from prefect_fanout.cli import main
 from prefect_fanout.tasks.ledger import read_ledger
 from servers.command import PATIENCE_S, run_fanout, start_fanout
 from servers.fault_server import Exchange, FaultServer, body, silent
@@ -45,17 +48,45 @@ def _table(folder: Path, name: str, rows: int = 3) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Here:
+    """The command in this process, for what it answers before it works: a process of its own takes seconds each time."""
+
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run `main()` with these arguments; gives exit code, standard output and standard error."""
+        self.monkeypatch.setattr(sys, "argv", ["fanout", *arguments])
+        self.monkeypatch.setenv("COLUMNS", "120")
+        before = dict(os.environ)
+        try:
+            code = main()
+        except SystemExit as ended:  # how cyclopts ends on wrong usage
+            code = ended.code if isinstance(ended.code, int) else 1
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+
+@pytest.fixture
+def here(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The command in this process and in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+    return Here(capsys, monkeypatch)
+
+
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def test_help_lists_the_commands_and_shows_examples(tmp_path: Path) -> None:
+def test_help_lists_the_commands_and_shows_examples(here: Here) -> None:
     """`fanout` alone and `fanout --help` explain the commands, with examples and exit codes, and exit with 0."""
     for arguments in ([], ["--help"]):
-        done = run_fanout(*arguments, cwd=tmp_path)
-        assert done.returncode == 0
-        assert all(
-            word in done.stdout for word in ("images", "csv", "demo", "Examples:", "Exit codes:", "--max-failed")
-        )
+        code, out, _ = here.run(*arguments)
+        assert code == 0
+        assert all(word in out for word in ("images", "csv", "demo", "Examples:", "Exit codes:", "--max-failed"))
 
 
 @pytest.mark.parametrize(
@@ -69,16 +100,17 @@ def test_help_lists_the_commands_and_shows_examples(tmp_path: Path) -> None:
         ("demo", "--out"),
     ],
 )
-def test_help_of_a_command_explains_each_option(tmp_path: Path, command: str, options: str) -> None:
+def test_help_of_a_command_explains_each_option(here: Here, command: str, options: str) -> None:
     """Each option of a command stands in its help."""
-    done = run_fanout(command, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert set(options.split()) == set(re.findall(r"^│[ *]+(--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
+    code, out, _ = here.run(command, "--help")
+    assert code == 0
+    assert set(options.split()) == set(re.findall(r"^│[ *]+(--[a-z-]+)", out, re.MULTILINE)) - {"--help"}
 
 
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:
     """`fanout --version` prints the version and nothing else."""
-    assert run_fanout("--version", cwd=tmp_path).stdout == f"{__version__}\n"
+    done = run_fanout("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
 
 
 # --- exit code 2: wrong usage, nothing written -----------------------------------------------------------------------
@@ -87,37 +119,47 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["bogus"], "bogus"),
-        (["images"], "URLS"),
-        (["images", "urls.txt"], "--out"),
-        (["csv", "--out", "run"], "SOURCES"),
-        (["csv", "table.csv", "--out", "run", "--nope"], "--nope"),
-        (["csv", "table.csv", "--out", "run", "--workers", "many"], "--workers"),
-        (["csv", "table.csv", "--out", "run", "--workers", "0"], "--workers"),
-        (["csv", "table.csv", "--out", "run", "--chunksize", "0"], "--chunksize"),
-        (["csv", "table.csv", "--out", "run", "--max-failed", "-1"], "--max-failed"),
-        (["images", "urls.txt", "--out", "run", "--chunksize", "some"], "--chunksize"),
-        (["images", "urls.txt", "--out", "run", "--client", "wget"], "--client"),
-        (["images", "no-such-list.txt", "--out", "run"], "no-such-list.txt"),
-        (["images", "table.xls", "--out", "run"], ".parquet"),
-        (["images", "urls.csv", "--url-column", "link", "--out", "run"], "link"),
-        (["csv", "no-such-table.csv", "--out", "run"], "no-such-table.csv"),
-        (["csv", "no-such-*.csv", "--out", "run"], "no-such-*.csv"),
+        ("bogus", "bogus"),
+        ("images", "URLS"),
+        ("images urls.txt", "--out"),
+        ("csv --out run", "SOURCES"),
+        ("csv table.csv --out run --nope", "--nope"),
+        ("csv table.csv --out run --workers many", "--workers"),
+        ("csv table.csv --out run --workers 0", "--workers"),
+        ("csv table.csv --out run --workers -1", "--workers"),
+        ("csv table.csv --out run --chunksize 0", "--chunksize"),
+        ("csv table.csv --out run --max-failed -1", "--max-failed"),
+        ("images urls.txt --out run --workers 1000000", "--workers"),
+        ("images urls.txt --out run --chunksize some", "--chunksize"),
+        ("images urls.txt --out run --client wget", "--client"),
+        ("images no-such-list.txt --out run", "no-such-list.txt"),
+        ("images table.xls --out run", ".parquet"),
+        ("images urls.csv --url-column link --out run", "link"),
+        ("csv no-such-table.csv --out run", "no-such-table.csv"),
+        ("csv no-such-*.csv --out run", "no-such-*.csv"),
     ],
 )
-def test_wrong_usage_is_said_at_once_and_exits_with_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_wrong_usage_is_said_at_once_and_exits_with_2(here: Here, tmp_path: Path, arguments: str, said: str) -> None:
     """A command, option, value or input that cannot be used is named on standard error before anything is written."""
     _list_of(tmp_path, ["http://127.0.0.1:9/a.jpg"])
     (tmp_path / "urls.csv").write_text("address\nhttp://127.0.0.1:9/a.jpg\n", encoding="utf-8")
     _table(tmp_path, "table.csv")
     (tmp_path / "table.xls").touch()
     before = sorted(tmp_path.iterdir())
-    done = run_fanout(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    code, out, err = here.run(*arguments.split())
+    assert (code, out) == (2, ""), err
+    assert said in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_process_with_wrong_usage_exits_with_2(tmp_path: Path) -> None:
+    """The exit code of the process is that of `main()`, and the error is one sentence, not a traceback."""
+    done = run_fanout("csv", "no-such-table.csv", "--out", "run", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fanout: ")
+    assert "no-such-table.csv" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("out", ["a-file", "a-file/below", "full"])
@@ -156,9 +198,9 @@ def test_csv_files_become_parquet_and_one_line_is_printed(
     """All well is exit code 0, one line of summary on standard output, and nothing on standard error."""
     for number in range(3):
         _table(tmp_path, f"table-{number}.csv")
-    done = run_fanout("csv", "table-*.csv", "--out", "run", *options, cwd=tmp_path, environment=environment)
+    done = run_fanout("csv", "table-*.csv", "--out", "run", *options.split(), cwd=tmp_path, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"run: 3 items, 3 ok, .*\n", done.stdout)
+    assert re.fullmatch(r"run: 3 items, 3 ok, 0 failed, 9 rows in, 9 rows out, \d+\.\d s\n", done.stdout)
     assert len(list((tmp_path / "run" / "data").glob("*.parquet"))) == 3
     assert list(read_ledger(tmp_path / "run")["status"]) == ["ok"] * 3
     assert (tmp_path / "run" / "run.json").is_file()
@@ -171,7 +213,7 @@ def test_a_single_url_can_stand_in_place_of_a_list(
     """`fanout images URL` downloads this one image."""
     done = run_fanout("images", site[0], *SITE, cwd=tmp_path, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("run: 1 items, 1 ok")
+    assert done.stdout.startswith("run: 1 item, 1 ok, 0 failed, ")
 
 
 def test_private_addresses_are_refused_unless_allowed(
