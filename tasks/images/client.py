@@ -19,7 +19,7 @@ from prefect_fanout._errors import UsageError
 from prefect_fanout.tasks.images import url as urls
 from prefect_fanout.tasks.images.address import BlockedAddress, Dialer, Resolver
 from prefect_fanout.tasks.images.body import Body
-from prefect_fanout.tasks.images.deadline import Deadline
+from prefect_fanout.tasks.images.deadline import Deadline, Stopped
 from prefect_fanout.tasks.images.failure import RETRIED_STATUS, FetchError, classify, status_kind
 from prefect_fanout.tasks.images.options import ImageOptions
 from prefect_fanout.tasks.images.retry import retry_after_s
@@ -70,6 +70,7 @@ class Client(Protocol):
         Raises:
             FetchError: the try failed; the body holds no or some bytes then.
             RunFailed: this machine cannot go on.
+            Stopped: the run was told to stop.
         """
 
     def close(self) -> None:
@@ -79,7 +80,7 @@ class Client(Protocol):
 class ClientFactory:
     """Makes the client of each worker; all of them share the look-ups of host names and the TLS context.
 
-    State: `_context`, made with the first client, guarded by `_lock`.
+    State: `_context`, made with the first client, guarded by `_lock`; `_stop`, set once.
     """
 
     def __init__(self, options: ImageOptions, proxies: Mapping[str, str] | None = None) -> None:
@@ -99,6 +100,7 @@ class ClientFactory:
         self._options = options
         self._proxies = dict(proxies or {})
         self._context: ssl.SSLContext | None = None
+        self._stop = threading.Event()
         self._resolver = Resolver()
         self._lock = threading.Lock()
 
@@ -107,7 +109,21 @@ class ClientFactory:
         with self._lock:
             if self._context is None:
                 self._context = tls_context(self._options.ca_bundle)
-        return contextlib.closing(RequestsClient(self._options, self._resolver, self._context, self._proxies))
+        made = RequestsClient(self._options, self._resolver, self._context, self._proxies, self._stop)
+        return contextlib.closing(made)
+
+    def stop(self) -> None:
+        """Has every fetch of every client end soon, with `Stopped`; also those that begin later."""
+        self._stop.set()
+
+    def pause(self, seconds: float) -> None:
+        """Waits, for a retry.
+
+        Raises:
+            Stopped: as soon as the run is told to stop.
+        """
+        if self._stop.wait(seconds):
+            raise Stopped("The run was told to stop.")
 
     def __getstate__(self) -> tuple[ImageOptions, dict[str, str]]:
         return self._options, self._proxies
@@ -124,11 +140,16 @@ class RequestsClient:
     """
 
     def __init__(
-        self, options: ImageOptions, resolver: Resolver, context: ssl.SSLContext, proxies: Mapping[str, str]
+        self,
+        options: ImageOptions,
+        resolver: Resolver,
+        context: ssl.SSLContext,
+        proxies: Mapping[str, str],
+        stop: threading.Event,
     ) -> None:
         self._options = options
         self._proxies = proxies
-        self._deadline = Deadline(options.read_timeout_s)
+        self._deadline = Deadline(options.read_timeout_s, stop)
         self._dialer = Dialer(
             resolver,
             self._deadline,

@@ -52,24 +52,26 @@ def download(item: Item, *, plan: Plan) -> Row:
     return download_image(item, plan, worker_resource(plan.clients))
 
 
-def download_image(item: Item, plan: Plan, client: Client, *, pause: Callable[[float], None] = time.sleep) -> Row:
+def download_image(item: Item, plan: Plan, client: Client, *, pause: Callable[[float], None] | None = None) -> Row:
     """Downloads one image and gives its ledger row, whatever became of it.
 
     Args:
         item: The URL.
         plan: What the run's downloads share. The folder of the images exists.
         client: Used by this thread only.
-        pause: Waits before a retry, in seconds; `retry_limit_s` bounds all waits of an item together.
+        pause: Waits before a retry, in seconds, instead of the plan's own way, which ends when the run is told to
+            stop. `retry_limit_s` bounds all waits of an item together.
 
     Raises:
         RunFailed: this machine, not the item, is at fault (disk full, too many open files).
+        Stopped: the run was told to stop.
     """
     row = new_row(item.index, item.url, item.key)
     began = time.monotonic()
     folder = _folder(plan, item.key)
     with closing(Body(folder)) as body:
         try:
-            _fetch(item.key, plan.options, client, body, row, pause)
+            _fetch(item.key, plan.options, client, body, row, pause or plan.clients.pause)
             facts = inspect(body.open(), plan.options)
         except (FetchError, ContentError) as error:
             failed(row, error.kind, str(error))

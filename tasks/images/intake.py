@@ -12,12 +12,16 @@ from prefect_fanout.tasks.images.url import InvalidUrl, normalise, without_crede
 from prefect_fanout.tasks.images.url_list import Line
 from prefect_fanout.tasks.ledger import Ledger
 
+MAX_EXAMPLES = 20
+"""Failures that are kept to be shown in full; the ledger has them all."""
+
 
 class Intake:
     """Reads a list lazily, writes the rows that need no request, and yields the items that need one.
 
     Every entry is counted once in `counts`, either here ("failed", "duplicate", "skipped") or, when it was yielded,
-    by whoever learns what became of it (`note`). Belongs to the thread that owns the ledger.
+    by whoever learns what became of it (`note`). `examples` holds the first failures, `bytes_read` the bytes of all
+    images. Belongs to the thread that owns the ledger.
     """
 
     def __init__(self, ledger: Ledger, seen: SeenUrls, *, retry_failed: bool) -> None:
@@ -30,6 +34,8 @@ class Intake:
         """
         self.items = 0
         self.counts: Counter[str] = Counter()
+        self.examples: list[Row] = []
+        self.bytes_read = 0
         self._ledger = ledger
         self._seen = seen
         self._finished = {"ok", "duplicate"} if retry_failed else {"ok", "duplicate", "failed"}
@@ -38,6 +44,9 @@ class Intake:
         """Writes a row to the ledger and counts it."""
         self._ledger.append(row)
         self.counts[row["status"]] += 1
+        self.bytes_read += row["bytes"] or 0
+        if row["status"] == "failed" and len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(row)
 
     def read(self, lines: Iterable[Line]) -> Iterator[Item]:
         """The items to fetch, in order."""
