@@ -6,6 +6,7 @@ Exit codes: 0 all well, 1 the run failed, 2 wrong usage, 3 finished, but more it
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -196,15 +197,18 @@ def run_csv(terminal: Terminal, sources: Sequence[str], out: Path, options: Mapp
     return _run(terminal, "Ingesting", lambda: ingest_csv(list(sources), str(out), checked), out)
 
 
-def main() -> int:
-    """Run the command with the arguments of the process.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows `fanout` on the command line; None means the arguments of the process.
 
     Returns:
         The exit code; see the top of this module.
     """
     quiet_prefect()
     try:
-        return app(result_action="return_value") or EXIT_OK
+        return app(sys.argv[1:] if arguments is None else arguments, result_action="return_value") or EXIT_OK
     except FanoutError as error:
         Terminal().error(str(error))
         if isinstance(error, UsageError):

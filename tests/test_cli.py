@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,18 +49,17 @@ def _table(folder: Path, name: str, rows: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Here:
-    """The command in this process, for what it answers before it works: a process of its own takes seconds each time."""
+    """The command in this process, for what it answers before it works: a process of its own takes seconds."""
 
     capsys: pytest.CaptureFixture[str]
     monkeypatch: pytest.MonkeyPatch
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Run `main()` with these arguments; gives exit code, standard output and standard error."""
-        self.monkeypatch.setattr(sys, "argv", ["fanout", *arguments])
         self.monkeypatch.setenv("COLUMNS", "120")
         before = dict(os.environ)
         try:
-            code = main()
+            code = main(arguments)
         except SystemExit as ended:  # how cyclopts ends on wrong usage
             code = ended.code if isinstance(ended.code, int) else 1
         finally:
@@ -318,8 +316,9 @@ def test_ctrl_c_keeps_what_was_finished_and_exits_with_130(tmp_path: Path, envir
         rows = read_ledger(tmp_path / "run")
         assert dict(zip(rows["url"], rows["status"], strict=True))[urls[0]] == "ok"
         assert not (tmp_path / "run" / "run.json").exists()
+        server.routes["/held.jpg"] = body(b"", "404 Not Found")
         done = run_fanout("images", urls_file, *SITE, cwd=tmp_path, environment=environment)
-        assert "1 skipped" in done.stdout
+        assert done.stdout.startswith("run: 2 items, 1 ok, 1 failed, 1 skipped")
 
 
 # --- a terminal ------------------------------------------------------------------------------------------------------
