@@ -38,7 +38,8 @@ class ImageOptions(BaseModel):
         retry_wait_cap_s: Longest wait between two tries when the server names none.
         retry_after_cap_s: Longest Retry-After that is waited for; a longer one ends the item.
         retry_limit_s: No retry starts later than this many seconds after the item's first try.
-        verify: "full" decodes every image to its end, "header" reads the header and looks for the end marker.
+        verify: "header" reads the header and looks for the end of the data (JPEG and WebP) or checks every checksum
+            (PNG), and decodes the other formats; it finds every file that was cut. "full" decodes them all.
         formats: Formats that are kept, by Pillow's names.
         max_pixels: Largest width x height, checked from the header, before anything is decoded.
         min_side_px: Smallest width and height that is kept; 2 drops tracking pixels.
@@ -72,7 +73,7 @@ class ImageOptions(BaseModel):
     retry_after_cap_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     retry_limit_s: Annotated[float, Field(ge=0, le=3600)] = 120.0
 
-    verify: Literal["header", "full"] = "full"
+    verify: Literal["header", "full"] = "header"
     formats: Annotated[frozenset[ImageFormat], Field(min_length=1)] = DEFAULT_FORMATS
     # The upper bound is where Pillow itself refuses an image (twice Image.MAX_IMAGE_PIXELS).
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 80_000_000

@@ -34,6 +34,8 @@ MAX_URL_SHOWN = 2_000
 
 Row = dict[str, Any]
 
+_EMPTY: Row = dict.fromkeys(SCHEMA.names)
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -52,7 +54,7 @@ class Item:
 
 def new_row(index: int, url: str, key: str) -> Row:
     """A row that says nothing yet of what became of the item."""
-    row: Row = dict.fromkeys(SCHEMA.names)
+    row = _EMPTY.copy()
     row.update(index=index, url=url[:MAX_URL_SHOWN], url_key=key, attempts=0, started=datetime.now(UTC), seconds=0.0)
     return row
 
