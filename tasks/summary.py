@@ -146,7 +146,7 @@ def seconds_text(seconds: float) -> str:
 def summary_markdown(summary: RunSummary) -> str:
     """Write the summary for Prefect's UI: GitHub's tables, and one Mermaid chart of at most `MERMAID_BARS` bars.
 
-    Texts of items and errors are escaped: none of them can end a table, add a link or bring HTML.
+    Texts of items and errors are escaped: none of them can end a table, hide where a link leads, or bring HTML.
     """
     return "\n\n".join(part for part in _parts(summary) if part) + "\n"
 
@@ -169,10 +169,13 @@ def _parts(summary: RunSummary) -> Iterator[str]:
     if summary.examples:
         yield "## Failed items, for example"
         rows = [
-            [item_text(row), row.get("error_kind") or "unknown", row.get("error") or ""]
+            [
+                _escape(item_text(row)),
+                f"{_escape(row.get('error_kind') or 'unknown')}: {_escape(row.get('error') or '')}",
+            ]
             for row in summary.examples[:EXAMPLES]
         ]
-        yield _table(["item", "kind", "why"], [[_escape(cell) for cell in row] for row in rows], "lll")
+        yield _table(["item", "why"], rows, "ll")
     yield from _timeline_parts(summary)
     yield f"Everything is in {_escape(summary.run)}: ledger.parquet has one row per item, report.html the whole story."
 
@@ -182,7 +185,7 @@ def _timeline_parts(summary: RunSummary) -> Iterator[str]:
     if not lanes.lanes:
         return
     yield "## Workers"
-    notes = []
+    notes = ["The number on a bar is its items."]
     if lanes.joined:
         bars = sum(len(lane.bars) for lane in lanes.lanes)
         notes.append(f"{lanes.runs:,} task runs are drawn as {bars:,} bars: neighbours are joined.")
@@ -201,7 +204,10 @@ _ESCAPES = str.maketrans({char: f"\\{char}" for char in punctuation if char not 
 
 
 def _escape(value: object) -> str:
-    """Escape a text for Markdown. A backslash before punctuation is CommonMark's escape; it also ends autolinks."""
+    """Escape a text for Markdown by CommonMark's backslash before punctuation.
+
+    The UI still makes a link of a web address, which then leads where its text says.
+    """
     return shown_text(value).translate(_ESCAPES)
 
 

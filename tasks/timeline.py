@@ -19,6 +19,36 @@ TIMELINE_FILE = "timeline.parquet"
 MERMAID_BARS = 60
 """Most bars of the chart in Prefect's UI: with more of them it no longer fits a screen."""
 
+# Colours that can be read on the dark field that the UI puts under a chart, and on a light one. A number that does not
+# fit its bar would be drawn over the next one: it is transparent.
+_MERMAID_HEAD = """\
+---
+displayMode: compact
+config:
+  theme: base
+  themeVariables:
+    textColor: "#8593a6"
+    titleColor: "#8593a6"
+    gridColor: "#8593a655"
+    sectionBkgColor: "#8593a618"
+    sectionBkgColor2: "#8593a618"
+    altSectionBkgColor: "#8593a600"
+    taskBkgColor: "#3a74c4"
+    taskBorderColor: "#6b9fe8"
+    taskTextColor: "#ffffff"
+    taskTextOutsideColor: "#00000000"
+  gantt:
+    useWidth: 800
+    leftPadding: 110
+    rightPadding: 20
+    fontSize: 12
+    sectionFontSize: 12
+---
+gantt
+    dateFormat x
+    axisFormat %H:%M:%S
+    todayMarker off"""
+
 _TIME: pa.DataType = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
     [
@@ -125,23 +155,23 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def mermaid(lanes: Lanes) -> str:
-    """Draw lanes as a Mermaid Gantt chart: sections are workers. Names lose the characters that mean something there.
+    """Draw lanes as a Mermaid Gantt chart: a section is a worker, in one row, and the number on a bar is its items.
 
-    Source: the grammar of Mermaid's Gantt chart, in which a colon ends a name, `#`, `;` and `%%` begin a comment, and
-    some words (title, section, click) at the beginning of a line are commands; hence names stand behind a number.
+    Of the user's texts only the names of workers are in it, without the characters that mean something to Mermaid.
     """
-    lines = ["gantt", "    dateFormat x", "    axisFormat %H:%M:%S"]
+    lines = [*_MERMAID_HEAD.splitlines()]
     for lane in lanes.lanes:
         lines.append(f"    section {_plain(lane.worker)}")
         for bar in lane.bars:
             begin = round(bar.started * 1000)
             end = max(begin + 1, round(bar.ended * 1000))  # a bar of no length is not drawn
-            lines.append(f"    {bar.items} in {_plain(bar.name)} :{begin}, {end}")
+            lines.append(f"    {bar.items:,} :{begin}, {end}")
     return "\n".join(lines)
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^\w .()\[\]/+-]+", "-", text)[:80].strip() or "-"
+    """Keep what no grammar gives a meaning to: a colon, `#`, `;` and `%%` have one in a Gantt chart."""
+    return re.sub(r"[^\w .()\[\]/+-]+", "-", text)[:40].strip() or "-"
 
 
 def write_timeline(run: RunDirectory, timeline: Sequence[Span]) -> Path:
