@@ -30,13 +30,13 @@ CANDIDATES: tuple[pa.DataType, ...] = (
 )
 """Tried in this order; a column that fits none of them in all its cells stays text."""
 
-DICTIONARY_SHARE = 0.1
-"""Parquet dictionaries are built for text columns with at most this share of different values. A dictionary of mostly
-unique texts is hashed in full and then thrown away by the writer, which costs up to half of the writing time."""
+DICTIONARY_ROWS = 16 * 1024
+"""Rows of the first block in which values are counted."""
 
-DICTIONARY_BYTES = 512 * 1024
-"""And only if the different values of the first block are smaller than this: half of the writer's page limit of 1 MiB,
-because later blocks may bring more."""
+DICTIONARY_SHARE = 0.1
+"""Parquet dictionaries are built for columns with at most this share of different values among those rows. Such columns
+come out smaller and no slower. A dictionary of mostly unique values is hashed in full and then thrown away by the
+writer, once it is larger than 1 MiB, which costs up to half of the writing time."""
 
 SIGNIFICANT_DIGITS = 17
 """A double holds any decimal number of up to 15 significant digits, and 17 are written by programs that print doubles
@@ -79,13 +79,14 @@ def infer_type(text: pa.Array[Any]) -> pa.DataType:
 
 
 def dictionary_columns(text: pa.Table, schema: pa.Schema) -> list[str]:
-    """The text columns that repeat themselves in the first block, for which a Parquet dictionary pays."""
+    """The columns that repeat themselves in the first block, for which a Parquet dictionary pays."""
+    sample = text.slice(0, DICTIONARY_ROWS)
     chosen = []
     for i, field in enumerate(schema):
-        if pa.types.is_string(field.type):
-            values = pc.unique(text.column(i))
-            if len(values) <= max(1, DICTIONARY_SHARE * text.num_rows) and values.nbytes <= DICTIONARY_BYTES:
-                chosen.append(field.name)
+        values = pc.unique(sample.column(i))
+        # Parquet packs booleans into bits as they are
+        if not pa.types.is_boolean(field.type) and len(values) <= max(1, DICTIONARY_SHARE * sample.num_rows):
+            chosen.append(field.name)
     return chosen
 
 

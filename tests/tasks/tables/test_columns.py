@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_fanout.tasks.tables.columns import TIMESTAMP, TIMESTAMP_NS, TIMESTAMP_UTC, convert_column, why_not
@@ -79,6 +79,7 @@ def test_a_cell_that_would_lose_something_does_not_fit(kind: pa.DataType, cell: 
     assert repr(cell) in why_not(cell, kind)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(numbers | st.none(), max_size=12), st.sampled_from(KINDS))
 def test_a_cell_is_judged_by_itself(cells: list[str | None], kind: pa.DataType) -> None:
     """Whether a cell fits, and what it becomes, does not depend on the other cells of its block."""
@@ -89,6 +90,7 @@ def test_a_cell_is_judged_by_itself(cells: list[str | None], kind: pa.DataType) 
         assert alone[0] == typed[i] or not alone[0].is_valid
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(numbers, min_size=1, max_size=12))
 def test_integers_come_back_as_they_were_written(cells: list[str]) -> None:
     """An integer that fits is written back with the same characters."""
@@ -98,6 +100,7 @@ def test_integers_come_back_as_they_were_written(cells: list[str]) -> None:
             assert str(typed[i].as_py()) == cell
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(numbers, min_size=1, max_size=12))
 def test_doubles_are_the_nearest_to_what_was_written(cells: list[str]) -> None:
     """A number that fits a double is the double that Python reads, and whole numbers are kept exactly."""
@@ -109,6 +112,7 @@ def test_doubles_are_the_nearest_to_what_was_written(cells: list[str]) -> None:
                 assert Decimal(cell) == Decimal(typed[i].as_py())
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(numbers | st.sampled_from(["", "true", "2024-01-05"]), min_size=1, max_size=6))
 def test_an_inferred_type_holds_every_cell(cells: list[str]) -> None:
     """A column is only given a type in which nothing of it is lost."""

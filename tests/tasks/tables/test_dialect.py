@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_fanout.tasks.tables.dialect import Dialect, detect, split_fields, unique_names
@@ -113,6 +113,7 @@ def test_names_are_made_unique(written: list[str], names: tuple[str, ...]) -> No
     assert unique_names(written)[0] == names
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.text(alphabet="aA_2 ", max_size=4), max_size=8))
 def test_names_differ_even_when_case_is_ignored(written: list[str]) -> None:
     """For any header, as many different names as columns come out, and the map tells each change."""
@@ -121,6 +122,7 @@ def test_names_differ_even_when_case_is_ignored(written: list[str]) -> None:
     assert [(old, new) for old, new in zip(written, names, strict=True) if old != new] == list(renamed)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.text(alphabet='ab," \n', max_size=5), min_size=1, max_size=5))
 def test_fields_are_split_as_the_csv_module_does(row: list[str]) -> None:
     """A record written by the csv module is split into what it was made of."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_fanout._errors import RunFailed
@@ -50,6 +50,7 @@ pieces = st.sampled_from(["a", "é", '"', ",", "\n", "\r\n", " ", "\0", "1", "0"
 cells = st.lists(pieces, max_size=4).map("".join)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(2, 4).flatmap(lambda n: st.lists(st.lists(cells, min_size=n, max_size=n), min_size=1, max_size=9)))
 def test_every_record_of_a_well_formed_file_is_a_row(rows: list[list[str]]) -> None:
     """Against the csv module: the same number of rows, and the same text in the columns that stay text."""
@@ -68,6 +69,7 @@ def test_every_record_of_a_well_formed_file_is_a_row(rows: list[list[str]]) -> N
             assert [value is None for value in table.column(name).to_pylist()] == [cell == "" for cell in expected]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(alphabet='ab1,"\n\r.é', max_size=60).map(str.encode) | st.binary(max_size=40))
 def test_rows_in_is_rows_out_and_rejects_for_any_bytes(text: bytes) -> None:
     """Whatever the bytes, a file is either read with nothing lost and nothing invented, or fails as a whole."""

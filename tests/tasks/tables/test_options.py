@@ -29,7 +29,7 @@ from prefect_fanout.tasks.tables.options import CsvOptions
         ("on_type_conflict", "ignore"),
         ("block_bytes", 4095),
         ("max_record_bytes", 0),
-        ("delimeter", ","),
+        ("separator", ","),
     ],
 )
 def test_an_option_out_of_range_is_refused(option: str, value: Any) -> None:
@@ -62,4 +62,4 @@ def test_only_options_that_change_the_result_make_another_key() -> None:
 def test_options_are_frozen() -> None:
     """They are shared by all workers."""
     with pytest.raises(ValidationError):
-        CsvOptions().workers = 2  # type: ignore[misc] # what is tested
+        CsvOptions().workers = 2

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_fanout.tasks.tables.faults import Reason
@@ -67,6 +67,7 @@ def _described(found: list[Chunk]) -> list[tuple[int, int, int, bytes, Reason | 
     ]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(tables, line_ends, st.booleans(), st.booleans())
 def test_records_of_well_formed_text_are_those_of_the_csv_module(
     rows: list[list[str]], line_end: str, quote_all: bool, last_line_end: bool
@@ -82,6 +83,7 @@ def test_records_of_well_formed_text_are_those_of_the_csv_module(
     assert not found.faults
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(anything, st.integers(1, 70), st.integers(0, 70))
 @example('a,"\r\n"\r\n', 4, 0)
 @example('1,"abc\n2,"def"\n3,x\n', 3, 5)
@@ -94,6 +96,7 @@ def test_any_cut_gives_the_same_records(text: str, block_bytes: int, head: int) 
     assert _described(_chunks(raw, block_bytes, head=head)) == _described(_chunks(raw, 1000))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(anything)
 def test_every_byte_is_in_a_record_or_between_two(text: str) -> None:
     """Records follow one another with nothing but line ends between them."""
@@ -192,3 +195,12 @@ def test_a_record_beyond_the_limit_at_the_end_of_the_file_is_passed_by() -> None
     [_, oversized] = _chunks(b"1,a\n" + b"x" * 3 * RAW_LIMIT_BYTES, 1000)
     assert oversized.full_length == 3 * RAW_LIMIT_BYTES
     assert len(oversized.raw(0)) <= RAW_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 50])
+def test_a_chunk_is_bounded_by_the_block_whatever_the_length_of_the_text(blocks: int) -> None:
+    """Only the record that a block ends in is carried over to the next."""
+    text = b"1,abcdefgh\n" * 100 * blocks
+    found = _chunks(text, 1000)
+    assert sum(len(chunk) for chunk in found) == 100 * blocks
+    assert max(len(chunk.data) for chunk in found) <= 1000 + len(b"1,abcdefgh\n")
