@@ -152,6 +152,14 @@ class Chunk:
         """The outcomes of a finished chunk in input order."""
         return (self.outcomes[offset] for offset in range(len(self.items)))
 
+    def hand_out(self) -> Iterator[Outcome]:
+        """The outcomes in input order, each for the last time.
+
+        An error keeps the frames that it came through, and they keep the chunk: emptied, it keeps nothing else alive.
+        """
+        count, self.items = len(self.items), ()
+        return (self.outcomes.pop(offset) for offset in range(count))
+
     # -- inside the worker ---------------------------------------------------------------------------------------
 
     def __post_init__(self) -> None:
@@ -162,8 +170,7 @@ class Chunk:
         call, task_run, policy = self._prepare()
         for offset, attempt in schedule.attempts():
             if self._begin(offset):
-                value, error = _attempt(call, self.items[offset])
-                self._ended(offset, attempt, value, error, schedule, policy, task_run)
+                self._ended(offset, attempt, _attempt(call, self.items[offset]), schedule, policy, task_run)
         return self._state()
 
     async def _run_async(self) -> State[Any]:
@@ -172,8 +179,7 @@ class Chunk:
         async for offset, attempt in schedule.async_attempts():
             if self._begin(offset):
                 attempted = asyncio.create_task(_attempt_async(call, self.items[offset]), context=copy_context())
-                value, error = await attempted
-                self._ended(offset, attempt, value, error, schedule, policy, task_run)
+                self._ended(offset, attempt, await attempted, schedule, policy, task_run)
         return self._state()
 
     def _prepare(self) -> tuple[Callable[[Any], Any], TaskRun, RetryPolicy]:
@@ -197,12 +203,12 @@ class Chunk:
         self,
         offset: int,
         attempt: int,
-        value: Any,
-        error: BaseException | None,
+        result: tuple[Any, BaseException | None],
         schedule: _Schedule,
         policy: RetryPolicy,
         task_run: TaskRun,
     ) -> None:
+        value, error = result
         state = _as_state(value)
         failure = error or (state if state is not None and state.is_failed() else None)
         # An upstream that failed fails again, and of what is raised only Exceptions are retried, as in Prefect.
@@ -253,7 +259,7 @@ def _attempt(call: Callable[[Any], Any], item: Any) -> tuple[Any, BaseException 
     except (PrefectSignal, ExternalSignal):
         raise  # Prefect's own control flow: it is about the run, not about the item.
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is this item's outcome
-        return None, _without_our_frame(error)
+        return None, error
 
 
 async def _attempt_async(call: Callable[[Any], Any], item: Any) -> tuple[Any, BaseException | None]:
@@ -263,13 +269,7 @@ async def _attempt_async(call: Callable[[Any], Any], item: Any) -> tuple[Any, Ba
     except (PrefectSignal, ExternalSignal):
         raise  # As above.
     except BaseException as error:  # noqa: BLE001 - as above
-        return None, _without_our_frame(error)
-
-
-def _without_our_frame(error: BaseException) -> BaseException:
-    """Cut the frame above the item's from the traceback: it would keep the whole chunk alive as long as the error."""
-    traceback = error.__traceback__
-    return error.with_traceback(traceback.tb_next if traceback is not None else None)
+        return None, error
 
 
 def _as_state(value: Any) -> State[Any] | None:

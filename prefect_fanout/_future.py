@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
@@ -14,13 +14,14 @@ from prefect.futures import PrefectFuture, PrefectTaskRunFuture
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending
 from prefect.task_engine import TaskRunTimeoutError
 
+from prefect_fanout._help import run_what_is_queued, wait_for
 from prefect_fanout._job import Job, JobStatus
 from prefect_fanout._outcome import Outcome, OutcomeStatus
 from prefect_fanout._prefect import raise_if_flow_run_suspension_requested, result_data, state_result
 
 if TYPE_CHECKING:
     from prefect_fanout._map import Mapping
-    from prefect_fanout._pool import Pool
+    from prefect_fanout._worker import Worker
 
 R = TypeVar("R")
 Callback = Callable[[PrefectFuture[Any]], None]
@@ -43,16 +44,12 @@ class ExecutorFuture(PrefectTaskRunFuture[R], Generic[R]):
     # What the two kinds of future answer themselves.
 
     @abstractmethod
-    def _pool(self) -> Pool:
-        """The pool whose workers run the work."""
-
-    @abstractmethod
     def _sleep(self, timeout: float | None) -> None:
         """Block until the future is done or `timeout` seconds have passed."""
 
     @abstractmethod
-    def _candidate(self) -> Job | None:
-        """The job to run, or to look upstream of, when a worker wants this future done."""
+    def _candidate(self, workers: Iterable[Worker]) -> Job | None:
+        """The job to run, or to look upstream of, to have it done; `workers` are those of the calling thread."""
 
     @abstractmethod
     def _on_done(self, callback: Callback) -> None:
@@ -82,7 +79,7 @@ class ExecutorFuture(PrefectTaskRunFuture[R], Generic[R]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the work is done or `timeout` seconds have passed; never raise what the work raised."""
-        self._pool().wait_for(self.done, self._sleep, lambda: (self,), timeout)
+        wait_for(self.done, self._sleep, lambda: (self,), timeout)
         raise_if_flow_run_suspension_requested()
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
@@ -124,7 +121,7 @@ class ExecutorFuture(PrefectTaskRunFuture[R], Generic[R]):
     def _add_prefect_done_callback(self, fn: Callback) -> None:
         # Prefect's own wait() and as_completed() register here and then block. In a worker that would deadlock,
         # so the worker first does what it is about to wait for.
-        self._pool().run_what_is_queued((self,))
+        run_what_is_queued((self,))
         self._on_done(fn)
 
     def _finished(self, timeout: float | None) -> None:
@@ -159,13 +156,10 @@ class TaskRunFuture(ExecutorFuture[R]):
     def _final_state(self, state: State[R] | None) -> None:
         """Prefect's base class sets None on creation; the job's state is the only truth."""
 
-    def _pool(self) -> Pool:
-        return self._job.runner._pool
-
     def _sleep(self, timeout: float | None) -> None:
         self._job.done.wait(timeout)
 
-    def _candidate(self) -> Job | None:
+    def _candidate(self, workers: Iterable[Worker]) -> Job | None:
         return self._job
 
     def _on_done(self, callback: Callback) -> None:
@@ -242,14 +236,11 @@ class ItemFuture(ExecutorFuture[R]):
         value: R = result_of(outcome, raise_on_failure)
         return value
 
-    def _pool(self) -> Pool:
-        return self._mapping.runner._pool
-
     def _sleep(self, timeout: float | None) -> None:
         self._mapping.sleep_until(self.done, timeout)
 
-    def _candidate(self) -> Job | None:
-        return self._mapping.job_for(self._index)
+    def _candidate(self, workers: Iterable[Worker]) -> Job | None:
+        return self._mapping.job_for(self._index, workers)
 
     def _on_done(self, callback: Callback) -> None:
         self._mapping.add_callback(self._index, self, callback)

@@ -11,8 +11,8 @@ The races, and how each ends:
 3. The executor breaks while a job is queued or runs: whoever notices calls `finish`; the first call counts.
 4. A callback is added while the job finishes: it is either in the list that `finish` takes, or runs at once.
 
-Mutable state: `status`, `state`, `pending`, `beside` and `callbacks`, guarded by `lock` (the pool's one condition,
-notified on every transition).
+Mutable state: `status`, `state`, `pending`, `beside` and `callbacks`, guarded by `CHANGES.lock`, one for the process:
+a worker of one runner can wait for jobs of another.
 """
 
 from __future__ import annotations
@@ -50,6 +50,36 @@ if TYPE_CHECKING:
 logger = get_logger("fanout.job")
 
 
+class Changes:
+    """Says that something about some job has changed: it was queued, has finished, or arrived where it is awaited.
+
+    Mutable state: `version`, guarded by `lock`.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.version = 0
+        self._condition = threading.Condition(self.lock)
+
+    def note(self) -> None:
+        """Wake whoever waits for a change."""
+        with self._condition:
+            self.version += 1
+            self._condition.notify_all()
+
+    def sleep(self, version: int) -> None:
+        """Return when there has been a change since `version`."""
+        self.until(lambda: self.version != version)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Return when `done()`, which is asked under the lock after each change."""
+        with self._condition:
+            self._condition.wait_for(done)
+
+
+CHANGES = Changes()
+
+
 class JobStatus(StrEnum):
     """Where a job is: for upstream futures, for a worker, in one, or through."""
 
@@ -77,7 +107,8 @@ class Job:
         self.task = task
         self.task_run = task_run
         self.chunk = chunk
-        self.lock = runner._pool.changed
+        self.pool = runner._pool
+        self.lock = CHANGES.lock
         self.done = threading.Event()
         self.stop = chunk.stop if chunk else threading.Event()
         self.status = JobStatus.WAITING
@@ -109,7 +140,7 @@ class Job:
                 return False
             self.status = JobStatus.QUEUED
             self.upstream = []
-            self.runner._pool.note_change()
+            CHANGES.note()
             return True
 
     def claim(self) -> bool:
@@ -118,7 +149,7 @@ class Job:
             if self.status is not JobStatus.QUEUED:
                 return False
             self.status = JobStatus.RUNNING
-            self.runner._pool.note_change()
+            CHANGES.note()
             return True
 
     def cancel(self, reason: str = "The task run was cancelled before it began.") -> bool:

@@ -28,12 +28,14 @@ from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_input
 from prefect_fanout._binding import Binding
 from prefect_fanout._chunk import Chunk
 from prefect_fanout._future import ExecutorFuture, ItemFuture, result_of
-from prefect_fanout._job import Job, JobStatus
+from prefect_fanout._help import wait_for
+from prefect_fanout._job import CHANGES, Job, JobStatus
 from prefect_fanout._outcome import FutureCancelled, Outcome, OutcomeStatus
 from prefect_fanout._sizing import ChunkSizer
 
 if TYPE_CHECKING:
     from prefect_fanout._runner import ExecutorTaskRunner
+    from prefect_fanout._worker import Worker
 
 # Chunks of one map that are submitted and not finished, per worker: one that runs and one that waits for its turn.
 CHUNKS_PER_WORKER = 2
@@ -130,7 +132,7 @@ class Mapping:
                 self._pumping = False
                 closed = self._closed
                 self._changed.notify_all()
-            self.runner._pool.note_change()
+            CHANGES.note()
             if closed:
                 self._drop_the_rest()
 
@@ -204,8 +206,10 @@ class Mapping:
             place = self._place_of(index)
             return None if place is None or place >= len(self._jobs) else self._jobs[place]
 
-    def job_for(self, index: int) -> Job | None:
+    def job_for(self, index: int, workers: Iterable[Worker]) -> Job | None:
         """The job that has to run for the item; for a worker that waits for it, cut beyond the window."""
+        if all(worker.pool is not self.runner._pool for worker in workers):
+            return self.job_of(index)  # Not theirs to run, so nothing is gained by cutting early.
         while (job := self.job_of(index)) is None:
             with self._changed:
                 if self._pumping or self._closed:
@@ -243,7 +247,7 @@ class Mapping:
             callbacks = self._callbacks.pop(index, [])
             future = self._futures.get(index)
             self._changed.notify_all()
-        self.runner._pool.note_change()
+        CHANGES.note()
         for callback in callbacks:
             assert future is not None, "a callback comes with its future"
             self.runner._call(callback, future)
@@ -327,7 +331,7 @@ class ItemFutureList(PrefectFutureList[Any]):
         def open_items() -> Iterable[ExecutorFuture[Any]]:
             return (future for future in self if isinstance(future, ExecutorFuture) and not future.done())
 
-        mapping.runner._pool.wait_for(done, lambda left: mapping.sleep_until(done, left), open_items, timeout)
+        wait_for(done, lambda left: mapping.sleep_until(done, left), open_items, timeout)
 
 
 def plan_mapping(

@@ -21,7 +21,7 @@ b. `shutdown` twice, or from two threads: both wait for the same jobs; the pool 
 c. A second Ctrl-C while a shutdown waits: what runs cannot be ended, so its task runs are reported as Crashed.
 
 Mutable state: `_jobs`, `_mappings`, `_counts`, `_not_ready`, `_timeline`, `_closed`, `_cancelled`, `_live` and
-`_flow_run`, guarded by the pool's condition.
+`_flow_run`, guarded by `CHANGES.lock`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -45,10 +44,10 @@ from prefect_fanout._binding import Upstream
 from prefect_fanout._chunk import Chunk, refuse_what_a_chunk_cannot_honour
 from prefect_fanout._executors import ExecutorLike, ExecutorSpec, LeftBehind
 from prefect_fanout._future import ExecutorFuture, TaskRunFuture
-from prefect_fanout._job import Job, JobStatus
+from prefect_fanout._job import CHANGES, Job, JobStatus
 from prefect_fanout._map import CHUNKS_PER_WORKER, ItemFutureList, Mapping, plan_mapping
 from prefect_fanout._pool import Pool
-from prefect_fanout._prefect import create_task_run
+from prefect_fanout._prefect import SharedClient, create_task_run
 from prefect_fanout._sizing import Chunksize, ChunkSizer, checked_chunksize
 from prefect_fanout._statistics import RunnerStatistics, TimelineEntry
 
@@ -122,6 +121,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
         self._timeline: deque[TimelineEntry] = deque(maxlen=MAX_TIMELINE)
         self._closed = False
         self._cancelled = False
+        self._client = SharedClient()
         self._flow_run: FlowRun | None = None
 
     # -- what Prefect asks of a task runner ----------------------------------------------------------------------
@@ -154,7 +154,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
         super().__enter__()
         self._reset()
         if self._template is not None:
-            with self._template._pool.changed:
+            with CHANGES.lock:
                 self._template._live[id(self)] = weakref.ref(self)
         return self
 
@@ -163,7 +163,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
             self.shutdown(wait=True, cancel_futures=exc_type is not None or self._flow_run_stopped())
         finally:
             if self._template is not None:
-                with self._template._pool.changed:
+                with CHANGES.lock:
                     self._template._live.pop(id(self), None)
             super().__exit__(exc_type, exc_value, traceback)
 
@@ -190,7 +190,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
         self._check_open()
         wait_for = _as_list(wait_for)
         task_run = create_task_run(task=task, parameters=parameters, wait_for=wait_for, extra_task_inputs=dependencies)
-        job = Job(self, task, task_run, copy_context(), parameters=parameters, wait_for=wait_for)
+        job = Job(self, task, task_run, self._client.context(), parameters=parameters, wait_for=wait_for)
         job.upstream = Upstream.of([*parameters.values(), *(wait_for or ())]).futures
         self._note_new(job)
         self._accept(job)
@@ -228,7 +228,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
             inputs=inputs,
         )
         if items:
-            with self._pool.changed:
+            with CHANGES.lock:
                 self._check_open()
                 self._mappings[mapping] = None
             mapping.pump()
@@ -251,7 +251,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
                 "shutdown(wait=True) was called in a task of this runner, and would wait for that task for ever. "
                 "Call it where the runner was made, or use shutdown(wait=False)."
             )
-        with self._pool.changed:
+        with CHANGES.lock:
             self._closed = True
         if cancel_futures:
             self.cancel_all()
@@ -266,7 +266,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
         Prefect's engine calls this on the runner that decorates the flow; it reaches the started duplicates. Nothing
         can be submitted afterwards.
         """
-        with self._pool.changed:
+        with CHANGES.lock:
             self._closed = self._cancelled = True
             jobs, mappings = list(self._jobs), list(self._mappings)
             live = [runner for ref in self._live.values() if (runner := ref()) is not None]
@@ -283,8 +283,8 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
 
     def _end(self) -> None:
         try:
-            with self._pool.changed:
-                self._pool.changed.wait_for(lambda: not self._jobs and not self._mappings)
+            CHANGES.until(lambda: not self._jobs and not self._mappings)
+            with CHANGES.lock:
                 not_ready, self._not_ready = self._not_ready, []
         except BaseException as error:
             # Somebody does not want to wait (a second Ctrl-C). Threads cannot be ended, but the API can be told.
@@ -295,6 +295,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
         for job in not_ready:
             job.close_not_ready()
         self._pool.close()
+        self._client.close()
 
     def _flow_run_stopped(self) -> bool:
         """Whether the flow run that this runner serves has ended other than well.
@@ -313,7 +314,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
 
     def statistics(self) -> RunnerStatistics:
         """How many task runs are in each condition now."""
-        with self._pool.changed:
+        with CHANGES.lock:
             status = Counter(job.status for job in self._jobs)
             return RunnerStatistics(
                 max_workers=self.max_workers,
@@ -330,7 +331,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
 
     def timeline(self) -> list[TimelineEntry]:
         """The task runs that workers have run, oldest end first; at most the last 10,000."""
-        with self._pool.changed:
+        with CHANGES.lock:
             return list(self._timeline)
 
     def __repr__(self) -> str:
@@ -365,14 +366,14 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
         for name in inputs.keys() | found.keys():
             known: Any = task_run.task_inputs.get(name, ())
             task_run.task_inputs[name] = list({*known, *inputs.get(name, ()), *found.get(name, ())})
-        job = Job(self, chunk.task, task_run, copy_context(), parameters={}, wait_for=wait_for, chunk=chunk)
+        job = Job(self, chunk.task, task_run, self._client.context(), parameters={}, wait_for=wait_for, chunk=chunk)
         job.upstream = upstream + shared
         self._note_new(job)
         return job
 
     def _note_new(self, job: Job) -> None:
         context = FlowRunContext.get()
-        with self._pool.changed:
+        with CHANGES.lock:
             self._check_open()  # Again, under the lock: what is noted here is waited for by a shutdown.
             if context is not None and context.task_runner is self:
                 self._flow_run = context.flow_run
@@ -382,7 +383,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
     def _accept(self, job: Job) -> None:
         """Queue the job when its upstream futures are done, which may be now."""
         upstream = list(dict.fromkeys(job.upstream))
-        with self._pool.changed:
+        with CHANGES.lock:
             job.pending = len(upstream) + 1
 
         def arrived(_: object) -> None:
@@ -411,13 +412,13 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
             self._counts["ran"] += 1
             times = (job.queued_at, job.started_at, job.ended_at)
             self._timeline.append(TimelineEntry(job.task_run.name, job.worker, *times, job.items))
-        self._pool.note_change()
+        CHANGES.note()
 
     def _note_mapping(self, mapping: Mapping) -> None:
         if mapping.finished:
-            with self._pool.changed:
+            with CHANGES.lock:
                 self._mappings.pop(mapping, None)
-                self._pool.note_change()
+                CHANGES.note()
 
     def _call(self, callback: Callable[[PrefectFuture[Any]], None], future: PrefectFuture[Any]) -> None:
         try:

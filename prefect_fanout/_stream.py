@@ -15,8 +15,9 @@ from prefect_fanout._binding import Binding
 from prefect_fanout._chunk import Chunk, refuse_what_a_chunk_cannot_honour
 from prefect_fanout._errors import UsageError, check_count
 from prefect_fanout._future import TaskRunFuture
-from prefect_fanout._job import Job
-from prefect_fanout._outcome import Outcome
+from prefect_fanout._help import wait_for
+from prefect_fanout._job import CHANGES, Job
+from prefect_fanout._outcome import FutureCancelled, Outcome
 from prefect_fanout._prefect import raise_if_flow_run_suspension_requested
 from prefect_fanout._runner import ExecutorTaskRunner
 from prefect_fanout._sizing import FAST_CHUNK_S, ChunkSizer, checked_chunksize
@@ -122,6 +123,7 @@ class _Stream:
         self.window: deque[Job] = deque()
         self.read = 0
         self.end: BaseException | None = None
+        self.unsent: Chunk | None = None
         self._finished: dict[Job, None] = {}
         self._changed = threading.Condition()
 
@@ -135,8 +137,10 @@ class _Stream:
                     break
                 job = self._next_finished()
                 assert job.chunk is not None, "a stream's jobs run chunks"
-                yield from job.chunk.in_order()
+                yield from job.chunk.hand_out()
                 self.window.remove(job)
+            if self.unsent is not None:
+                yield from self.unsent.hand_out()
             if not isinstance(self.end, StopIteration) and self.end is not None:
                 raise self.end
         finally:
@@ -157,7 +161,12 @@ class _Stream:
             return
         chunk = Chunk(self.task, self.read, items, self.binding)
         self.read += len(items)
-        job = self.runner._new_chunk_job(chunk, None, {})
+        try:
+            job = self.runner._new_chunk_job(chunk, None, {})
+        except Exception as error:  # noqa: BLE001 - raised again at the end of the stream
+            chunk.finish(FutureCancelled(f"The item was read, but could not be submitted any more: {error}"))
+            self.unsent, self.end = chunk, error
+            return
         self.window.append(job)
         job.add_done_callback(self._note_finished)
         self.runner._accept(job)
@@ -182,7 +191,7 @@ class _Stream:
         with self._changed:
             self._finished[job] = None
             self._changed.notify_all()
-        self.runner._pool.note_change()
+        CHANGES.note()
 
     def _ready(self) -> bool:
         if self.ordered:
@@ -194,7 +203,7 @@ class _Stream:
             with self._changed:
                 self._changed.wait_for(self._ready, timeout)
 
-        self.runner._pool.wait_for(self._ready, sleep, lambda: map(TaskRunFuture, self.window), None)
+        wait_for(self._ready, sleep, lambda: map(TaskRunFuture, self.window), None)
         with self._changed:
             job = self.window[0] if self.ordered else next(iter(self._finished))
             del self._finished[job]

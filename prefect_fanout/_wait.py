@@ -12,6 +12,8 @@ from prefect.futures import DoneAndNotDoneFutures, PrefectFuture
 
 from prefect_fanout._errors import UsageError
 from prefect_fanout._future import ExecutorFuture
+from prefect_fanout._help import wait_for
+from prefect_fanout._job import CHANGES
 from prefect_fanout._prefect import raise_if_flow_run_suspension_requested
 
 R = TypeVar("R")
@@ -27,7 +29,6 @@ class _Arrivals:
         self.waiting: dict[PrefectFuture[Any], None] = dict.fromkeys(futures)
         self._arrived: list[PrefectFuture[Any]] = []
         self._changed = threading.Condition()
-        self._pools = {f._pool() for f in self.waiting if isinstance(f, ExecutorFuture)}
         for future in list(self.waiting):
             if isinstance(future, ExecutorFuture):
                 future._on_done(self._arrive)
@@ -40,21 +41,11 @@ class _Arrivals:
         with self._changed:
             self._arrived.append(future)
             self._changed.notify_all()
-        for pool in self._pools:
-            pool.note_change()  # For a worker that waits here while it helps.
+        CHANGES.note()  # For a worker that waits here while it helps.
 
     def take(self, timeout: float | None) -> list[PrefectFuture[Any]]:
         """The futures that finished since the last call; wait up to `timeout` seconds for one. Help in a worker."""
-        mine = next((pool for pool in self._pools if pool.worker_here()), None)
-        if mine is None:
-            self._sleep(timeout)
-        else:
-            mine.wait_for(
-                lambda: bool(self._arrived),
-                self._sleep,
-                lambda: [f for f in self.waiting if isinstance(f, ExecutorFuture)],
-                timeout,
-            )
+        wait_for(lambda: bool(self._arrived), self._sleep, lambda: list(self.waiting), timeout)
         with self._changed:
             arrived, self._arrived = self._arrived, []
         for future in arrived:
@@ -139,7 +130,8 @@ def _as_completed(arrivals: _Arrivals, deadline: float | None) -> Iterator[Prefe
 
 
 def _failed(future: PrefectFuture[Any]) -> bool:
-    return future.state.is_failed() or future.state.is_crashed()
+    state = future.state
+    return not state.is_completed() and not state.is_cancelled()
 
 
 def _deadline(timeout: float | None) -> float | None:

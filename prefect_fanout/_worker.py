@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect.logging.loggers import get_logger
 
 from prefect_fanout._errors import FanoutError
+
+if TYPE_CHECKING:
+    from prefect_fanout._pool import Pool
 
 T = TypeVar("T")
 
@@ -27,6 +30,7 @@ BORROWED_TEARDOWN_S = 30.0
 class Worker:
     """One thread of one pool. Used by its own thread only, so it needs no lock."""
 
+    pool: Pool
     name: str
     finalizer: Callable[[], object] | None = None
     depth: int = 0
@@ -60,22 +64,29 @@ class Worker:
     @contextlib.contextmanager
     def active(self) -> Iterator[Worker]:
         """Make this the current worker of its thread while the block runs."""
-        outer = getattr(_local, "worker", None)
-        _local.worker = self
+        active = _local.active
+        active.append(self)
         self.depth += 1
         try:
             yield self
         finally:
             self.depth -= 1
-            _local.worker = outer
+            active.pop()
 
 
-_local = threading.local()
+class _Local(threading.local):
+    """The workers whose jobs the calling thread is in the middle of, outermost first."""
+
+    def __init__(self) -> None:
+        self.active: list[Worker] = []
 
 
-def current_worker() -> Worker | None:
-    """The worker that the calling code runs in, if any."""
-    return getattr(_local, "worker", None)
+_local = _Local()
+
+
+def current_workers() -> list[Worker]:
+    """The workers that the calling code runs in, innermost first; none outside of tasks."""
+    return list(dict.fromkeys(reversed(_local.active)))
 
 
 def worker_resource(factory: Callable[[], AbstractContextManager[T]]) -> T:
@@ -97,13 +108,13 @@ def worker_resource(factory: Callable[[], AbstractContextManager[T]]) -> T:
     Raises:
         FanoutError: The caller does not run in a worker of an `ExecutorTaskRunner`.
     """
-    worker = current_worker()
-    if worker is None:
+    workers = current_workers()
+    if not workers:
         raise FanoutError(
             "worker_resource() works only inside a task that an ExecutorTaskRunner runs, because the runner closes "
             "the resource when its pool ends. Elsewhere, open it yourself: `with factory() as resource:`."
         )
-    return worker.resource(factory)
+    return workers[0].resource(factory)
 
 
 def close_workers(
