@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prefect_fanout.tasks.images.name import url_hash
 from prefect_fanout.tasks.images.row import Item, Row, failed, new_row
@@ -14,6 +15,8 @@ from prefect_fanout.tasks.ledger import Ledger
 
 MAX_EXAMPLES = 20
 """Failures that are kept to be shown in full; the ledger has them all."""
+BATCH_LINES = 256
+"""Entries that are read ahead and looked up together."""
 
 
 class Intake:
@@ -38,6 +41,7 @@ class Intake:
         self.bytes_read = 0
         self._ledger = ledger
         self._seen = seen
+        self._is_rerun = bool(ledger.counts())
         self._finished = {"ok", "duplicate"} if retry_failed else {"ok", "duplicate", "failed"}
 
     def note(self, row: Row) -> None:
@@ -50,29 +54,37 @@ class Intake:
 
     def read(self, lines: Iterable[Line]) -> Iterator[Item]:
         """The items to fetch, in order."""
-        for index, line in enumerate(lines):
-            self.items += 1
-            item = self._admit(index, line)
-            if item is not None:
-                yield item
+        reader = iter(lines)
+        while batch := list(itertools.islice(reader, BATCH_LINES)):
+            yield from self._admit(batch)
 
-    def _admit(self, index: int, line: Line) -> Item | None:
-        try:
-            if line.problem is not None:
-                raise InvalidUrl(line.problem)
-            key = normalise(line.text)
-        except InvalidUrl as error:
-            # No URL in normal form holds a blank, so these keys never meet one.
-            key = f"invalid {url_hash(line.text)} {index}"
-            if not self._is_finished(key):
+    def _admit(self, batch: Sequence[Line]) -> Iterator[Item]:
+        """The items to fetch of some lines that follow each other."""
+        begin = self.items
+        self.items += len(batch)
+        keys: list[str] = []
+        problems: dict[int, str] = {}
+        for offset, line in enumerate(batch):
+            try:
+                if line.problem is not None:
+                    raise InvalidUrl(line.problem)
+                keys.append(normalise(line.text))
+            except InvalidUrl as error:
+                # No URL in normal form holds a blank, so these keys never meet one.
+                keys.append(f"invalid {url_hash(line.text)} {begin + offset}")
+                problems[offset] = str(error)
+        earlier = self._seen.first(keys, begin)
+        for offset, (line, key) in enumerate(zip(batch, keys, strict=True)):
+            index = begin + offset
+            if offset in earlier:
+                self._duplicate(index, line.text, key, earlier[offset])
+            elif self._is_finished(key):
+                continue
+            elif offset in problems:
                 row = new_row(index, without_credentials(line.text), key)
-                self.note(failed(row, "invalid_url", str(error)))
-            return None
-        first = self._seen.first(key, index)
-        if first != index:
-            self._duplicate(index, line.text, key, first)
-            return None
-        return None if self._is_finished(key) else Item(index, line.text, key)
+                self.note(failed(row, "invalid_url", problems[offset]))
+            else:
+                yield Item(index, line.text, key)
 
     def _duplicate(self, index: int, text: str, key: str, first: int) -> None:
         key = f"{key}#{index}"  # a URL in normal form has no fragment
@@ -82,7 +94,8 @@ class Intake:
             self.note(row)
 
     def _is_finished(self, key: str) -> bool:
-        finished = self._ledger.status_of(key) in self._finished
+        # In a new run directory nothing is: what this run itself adds never comes again, for it is a duplicate then.
+        finished = self._is_rerun and self._ledger.status_of(key) in self._finished
         if finished:
             self.counts["skipped"] += 1
         return finished

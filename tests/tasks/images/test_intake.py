@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_fanout.tasks.images.intake import Intake
+from prefect_fanout.tasks.images.intake import BATCH_LINES, Intake
 from prefect_fanout.tasks.images.row import KEY, SCHEMA, Item, failed, new_row
 from prefect_fanout.tasks.images.seen import SeenUrls
 from prefect_fanout.tasks.images.url_list import open_list
@@ -104,7 +104,29 @@ def test_a_longer_list_fetches_only_what_is_new(tmp_path: Path) -> None:
 def test_first_positions(count: int) -> None:
     """The position of the first of equal URLs is remembered, for any number of URLs."""
     with SeenUrls() as seen:
-        for position in range(count):
-            assert seen.first(f"http://example.org/{position}", position) == position
-        for position in range(count):
-            assert seen.first(f"http://example.org/{position}", position + count) == position
+        urls = [f"http://example.org/{position}" for position in range(count)]
+        assert seen.first(urls, 0) == {}
+        assert seen.first(urls, count) == {position: position for position in range(count)}
+
+
+def test_first_positions_within_a_batch() -> None:
+    """Equal URLs of one batch point to the first of them, and those of a later one too."""
+    with SeenUrls() as seen:
+        assert seen.first(["a", "b", "a", "a", "b"], 10) == {2: 10, 3: 10, 4: 11}
+        assert seen.first(["c", "b"], 15) == {1: 11}
+
+
+@pytest.mark.parametrize("count", [BATCH_LINES - 1, BATCH_LINES, BATCH_LINES + 1, 3 * BATCH_LINES])
+def test_lists_around_the_size_of_a_batch(tmp_path: Path, count: int) -> None:
+    """Where one batch ends makes no difference: positions go on, and duplicates are found across."""
+    urls = [f"http://example.org/{position % BATCH_LINES}" for position in range(count)]
+    with session(tmp_path) as intake:
+        items = list(intake.read(open_list(urls)))
+        assert [item.index for item in items] == list(range(min(count, BATCH_LINES)))
+        assert intake.counts["duplicate"] == count - len(items)
+        for item in items:
+            finish(intake, item)
+    ledger = read_ledger(tmp_path)
+    assert list(ledger["duplicate_of"].dropna()) == list(range(count - len(items)))[:BATCH_LINES] * (
+        2 if count == 3 * BATCH_LINES else 1
+    )
