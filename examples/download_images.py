@@ -170,6 +170,7 @@ def own_site() -> Iterator[Site]:
 
 def show(urls: list[str], user_agent: str, workers: int, site: Site | None) -> None:
     """Download the list in each of the three ways and print what became of it."""
+    with_a_runner([], Path(), user_agent, workers)  # Prefect may have to start a server: not part of the lesson's times
     ways: dict[str, Callable[[list[str], Path, str], list[str]]] = {
         "one after the other": one_after_the_other,
         f"pool of {workers} threads": partial(with_a_pool, workers=workers),

@@ -1,13 +1,13 @@
 """Ten CSV files, one after the other and several at once, timed honestly.
 
 Parsing is work, not waiting, so a second thread helps only while a core is idle, and only if the parser lets go of
-Python's global lock (the GIL). Each line therefore also says how many cores were busy. pyarrow, told to use only the
-thread that called it, keeps one core busy in the loop and all of them in a pool. pandas since 3.1 divides a large file
-among the cores by itself: where the loop is already busy everywhere, there is nothing left for a pool to gain.
+Python's global lock (the GIL). Each line therefore also says how many cores were busy on average. pyarrow is told to
+use only the thread that called it, so a pool can bring it more cores. pandas since 3.1 divides a large file among the
+cores by itself: where the loop is already busy everywhere, there is nothing left for a pool to gain.
 
 The times are wall time of the real reading, from opening the first file until the last table is in memory. All files
 are read once before the first measurement, so that every way gets them from the system's cache. The flow's time holds
-what a flow costs besides: about a second for its start, its end and its task runs.
+what a flow costs besides: its start, its end and its task runs.
 
 Run it:  python examples/read_csv_files.py                 (ten files of 500,000 rows, 190 MB, in a temporary folder)
          python examples/read_csv_files.py --rows 1000 --workers 2
@@ -126,6 +126,7 @@ def main() -> None:
         files = make_files(Path(folder), arguments.rows)
         for parser in PARSERS:
             one_after_the_other(files, parser, workers=1)  # warm up: files into the system's cache, parsers into memory
+        with_a_runner([], "pandas", workers=1)  # and Prefect, which may have to start a server
         show("one after the other", one_after_the_other, files, arguments.workers)
         show(f"pool of {arguments.workers} threads", with_a_pool, files, arguments.workers)
         show(f"flow on {arguments.workers} threads", with_a_runner, files, arguments.workers)
