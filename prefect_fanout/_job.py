@@ -81,11 +81,12 @@ CHANGES = Changes()
 
 
 class JobStatus(StrEnum):
-    """Where a job is: for upstream futures, for a worker, in one, or through."""
+    """Where a job is: waiting for upstream futures, for a worker, in one, on its way out, or through."""
 
     WAITING = "waiting"
     QUEUED = "queued"
     RUNNING = "running"
+    CANCELLING = "cancelling"
     DONE = "done"
 
 
@@ -158,9 +159,11 @@ class Job:
         with self.lock:
             if self.status is JobStatus.DONE:
                 return self.state is not None and self.state.is_cancelled()
-            if self.status is JobStatus.RUNNING:
-                return False
-            self.status = JobStatus.RUNNING  # Nobody else may take it while its last state is set outside the lock.
+            if self.status in (JobStatus.RUNNING, JobStatus.CANCELLING):
+                return self.status is JobStatus.CANCELLING
+            self.status = (
+                JobStatus.CANCELLING
+            )  # Its last state is set outside the lock, and nobody may take it meanwhile.
         self.finish(self.set_state(Cancelled(message=reason, data=error)))
         if self.call is not None:
             self.call.cancel()
