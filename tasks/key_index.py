@@ -14,8 +14,10 @@ Memory is bounded by `CACHE_KIB`, whatever the number of keys.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +26,8 @@ from prefect_fanout.tasks.run_directory import commit_file, fsync_folder, tempor
 CACHE_KIB = 16 * 1024
 """What sqlite may keep in memory, in KiB: the inner pages of an index of some ten million keys."""
 
-FETCH_ROWS = 10_000
-"""Rows taken from sqlite at a time while it is read in order."""
+BATCH_ROWS = 32_768
+"""Rows handed to sqlite, or taken from it, at a time. Sorted by key a batch of this size is inserted twice as fast."""
 
 DIGEST_BYTES = 16
 """Keys are stored as digests of this size: 128 bits make a collision less likely than a disk that lies."""
@@ -135,10 +137,10 @@ class KeyIndex:
         execute = self._connection.execute
         self._whole = False
         execute("BEGIN")
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)",
-            ((_digest(entry.key), *entry[1:]) for entry in entries),
-        )
+        rows = ((_digest(entry.key), *entry[1:]) for entry in entries)
+        while batch := list(itertools.islice(rows, BATCH_ROWS)):
+            batch.sort(key=itemgetter(0))  # stable: of equal keys the newer row stays behind the older
+            self._connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)", batch)
         execute("INSERT INTO sources VALUES (?, ?, ?, ?)", source)
         execute("COMMIT")
         self._whole = True
@@ -176,7 +178,7 @@ class KeyIndex:
     def in_order(self) -> Iterator[tuple[int, int]]:
         """Give source and row of every newest row, ordered by position in the input. sqlite sorts on disk."""
         cursor = self._connection.execute("SELECT source, row FROM rows ORDER BY position, source, row")
-        while rows := cursor.fetchmany(FETCH_ROWS):
+        while rows := cursor.fetchmany(BATCH_ROWS):
             yield from rows
 
     def __len__(self) -> int:
