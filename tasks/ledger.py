@@ -104,6 +104,7 @@ class Ledger:
         self._run = run
         self._schema = schema.remove_metadata()
         self._columns = frozenset(schema.names)
+        self._required = [field.name for field in schema if not field.nullable]
         self._key = key
         self._part_rows = part_rows
         self._part_seconds = part_seconds
@@ -312,6 +313,9 @@ class Ledger:
         for name, kind in (("index", int), (self._key, str), ("status", str)):
             if not isinstance(row.get(name), kind):
                 raise UsageError(f"A row of this ledger needs {name!r} as {kind.__name__}, but has {row.get(name)!r}.")
+        for name in self._required:
+            if row.get(name) is None:
+                raise UsageError(f"A row of this ledger needs a value of {name!r}, but has none.")
 
     def _metadata(self, last_part: int | None = None) -> dict[bytes, bytes]:
         metadata = {KEY: self._key.encode()}

@@ -443,6 +443,15 @@ def test_a_row_that_the_schema_lacks_is_refused_at_once(run: RunDirectory, wrong
         assert opened.counts() == {}
 
 
+def test_a_column_that_may_not_be_null_is_asked_for_at_once(run: RunDirectory) -> None:
+    """A pipeline's own column without nulls is missed where the row is made, not when its part is written."""
+    with Ledger(run, SCHEMA.append(pa.field("sha256", pa.string(), nullable=False)), key="url_key") as opened:
+        with pytest.raises(UsageError, match="needs a value of 'sha256', but has none"):
+            opened.append(row(0))
+        opened.append({**row(0), "sha256": "abc"})
+    assert list(read_ledger(run.path)["sha256"]) == ["abc"]
+
+
 def test_a_value_of_the_wrong_type_fails_the_run_but_no_other_row(run: RunDirectory) -> None:
     """A row that fits no column is named; the rows committed with it are kept."""
     with ledger(run, part_rows=3) as opened:
