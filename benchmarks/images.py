@@ -87,11 +87,11 @@ def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterato
     yield Contender(name=BASELINE, file="images_peers.py", function="sessions")
     yield Contender(name=OURS, file="images_ours.py", function="flow", environment=ours)
     yield Contender(
-        name=f'{OURS}, verify="header"',
+        name=f'{OURS}, verify="full"',
         file="images_ours.py",
         function="flow",
         environment=ours,
-        spec={"options": {"verify": "header"}},
+        spec={"options": {"verify": "full"}},
     )
     peers = [Contender(name="requests.get in threads", file="images_peers.py", function="requests_get")]
     if has_module(interpreter("peers"), "pycurl"):
@@ -109,7 +109,7 @@ def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterato
     if has_module(interpreter("img2dataset"), "img2dataset"):
         peers.append(
             Contender(
-                name="img2dataset, as it comes",
+                name="img2dataset, nothing re-encoded",
                 file="images_peers.py",
                 function="img2dataset",
                 python=interpreter("img2dataset"),

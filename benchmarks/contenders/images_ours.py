@@ -17,7 +17,7 @@ def flow(spec: dict[str, Any]) -> Work:
     Args:
         spec: `list`, `out` and `threads` as for the peers; `options`, further `ImageOptions`.
     """
-    options = ImageOptions(workers=spec["threads"], allow_private=True, **spec.get("options", {}))
+    options = ImageOptions(**{"workers": spec["threads"], "allow_private": True, **spec.get("options", {})})
 
     def work() -> dict[str, Any]:
         told = download_images(spec["list"], spec["out"], options)

@@ -147,7 +147,7 @@ def _command(command: list[str]) -> Work:
 
 
 def img2dataset(spec: dict[str, Any]) -> Work:
-    """img2dataset as fast as it goes: a process per core, no resizing and no re-encoding, plain files."""
+    """img2dataset as fast as it goes: a process per core, nothing decoded or encoded, plain files."""
     # It asks a server for a newer release of a library otherwise.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     # By name: it is installed in an environment of its own, where no type checker looks.
@@ -161,7 +161,7 @@ def img2dataset(spec: dict[str, Any]) -> Work:
             input_format="txt",
             output_format="files",
             resize_mode="no",
-            skip_reencode=True,
+            disable_all_reencoding=True,
             disallowed_header_directives=[],
             processes_count=processes,
             thread_count=spec["threads"],

@@ -11,7 +11,7 @@ from benchmarks.harness.process import Missing
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = {
     "peers": ROOT / "requirements" / "bench-peers.txt",
-    # On its own, because it asks for an older pandas than the one that the others are compared with.
+    # On its own, because of its size.
     "img2dataset": ROOT / "requirements" / "bench-img2dataset.txt",
 }
 

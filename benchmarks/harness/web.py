@@ -23,7 +23,6 @@ QUALITY = 75
 # So many pictures are encoded; each file is one of them with a comment of its own inside, so that all bytes differ.
 PICTURES = 24
 SITE_FOLDER = "img"
-START_OF_IMAGE = b"\xff\xd8"
 COMMENT = b"\xff\xfe"
 TIMEOUT_S = 5.0
 
@@ -73,15 +72,22 @@ def make_site(folder: Path, count: int, kib: int) -> int:
     images = folder / SITE_FOLDER
     images.mkdir(parents=True)
     noise = _noise_for(kib * 1024)
-    pictures = [_encode(seed, noise) for seed in range(PICTURES)]
+    pictures = [_split(_encode(seed, noise)) for seed in range(PICTURES)]
     total = 0
     for number in range(count):
         text = f"picture {number:09d} of the benchmark".encode()
         comment = COMMENT + (len(text) + 2).to_bytes(2, "big") + text
-        data = START_OF_IMAGE + comment + pictures[number % PICTURES].removeprefix(START_OF_IMAGE)
+        head, rest = pictures[number % PICTURES]
+        data = head + comment + rest
         (images / f"{number:06d}.jpg").write_bytes(data)
         total += len(data)
     return total
+
+
+def _split(picture: bytes) -> tuple[bytes, bytes]:
+    """A JPEG file before and after the place for a comment: behind its first segment, which has to be first."""
+    place = 4 + int.from_bytes(picture[4:6], "big")
+    return picture[:place], picture[place:]
 
 
 def _noise_for(size: int) -> float:
