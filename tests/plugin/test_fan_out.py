@@ -410,6 +410,10 @@ def test_the_sizer_doubles_halves_and_stays_within_its_bounds() -> None:
         sizer.finished(sizer.size, SLOW_CHUNK_S * 2)
     sizer.finished(1, SLOW_CHUNK_S * 2)
     assert sizer.size == 1
+    sizer.finished(1, FAST_CHUNK_S / 5)
+    assert sizer.size == 5
+    sizer.finished(5, FAST_CHUNK_S / 100)
+    assert sizer.size == 40, "one chunk teaches eightfold at most"
     for _ in range(30):
         sizer.finished(sizer.size, 0.0)
     assert sizer.size == MAX_AUTO_CHUNKSIZE
