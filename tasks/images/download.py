@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,9 +28,8 @@ FLAT_FILES = 10_000
 """A longer list is spread over 256 folders: file managers and many tools are slow with more files in one."""
 
 
-@dataclass(frozen=True)
 class Plan:
-    """What every download of a run shares.
+    """What every download of a run shares. An ordinary class, so that Prefect does not look for futures in it.
 
     Attributes:
         run: The run directory.
@@ -40,10 +38,11 @@ class Plan:
         spread: Whether the images are spread over sub-folders.
     """
 
-    run: Path
-    options: ImageOptions
-    clients: ClientFactory
-    spread: bool = False
+    def __init__(self, run: Path, options: ImageOptions, clients: ClientFactory, *, spread: bool = False) -> None:
+        self.run = run
+        self.options = options
+        self.clients = clients
+        self.spread = spread
 
 
 @task(name="download", cache_policy=NO_CACHE, persist_result=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,9 +36,10 @@ Row = dict[str, Any]
 _EMPTY: Row = dict.fromkeys(SCHEMA.names)
 
 
-@dataclass(frozen=True, slots=True)
 class Item:
     """One URL to fetch.
+
+    An ordinary class: Prefect looks for futures inside dataclasses, models and tuples, for every item anew.
 
     Attributes:
         index: Position in the list, from 0.
@@ -47,9 +47,15 @@ class Item:
         key: In normal form: what is requested, and what identifies the item.
     """
 
-    index: int
-    url: str
-    key: str
+    __slots__ = ("index", "key", "url")
+
+    def __init__(self, index: int, url: str, key: str) -> None:
+        self.index = index
+        self.url = url
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"Item({self.index}, {self.url!r})"
 
 
 def new_row(index: int, url: str, key: str) -> Row:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from prefect_fanout import Outcome, OutcomeStatus
@@ -22,7 +21,7 @@ from prefect_fanout.flows.download_images import _row_of, download_images
 from prefect_fanout.tasks.images.options import ImageOptions
 from prefect_fanout.tasks.images.row import Item
 from prefect_fanout.tasks.ledger import read_ledger
-from servers.fault_server import Exchange, FaultServer, body, first_then, raw
+from servers.fault_server import Exchange, FaultServer, body, first_then, open_files, raw
 from servers.pictures import picture
 from servers.prefect_server import PrefectServer
 
@@ -76,10 +75,9 @@ def assert_reconciled(run: Path, items: int) -> None:
 def test_every_item_becomes_a_row_and_every_good_one_a_file(site: FaultServer, tmp_path: Path, workers: int) -> None:
     """The outcome is the same with any number of workers; nothing of the run stays open."""
     run = tmp_path / "run"
-    process = psutil.Process()
     summary = download_images(urls_of(site)[:1], str(tmp_path / "warm-up"), options(workers=workers))
     assert summary["ok"] == 1
-    threads, files = {thread.name for thread in threading.enumerate()}, process.num_fds()
+    threads, files = {thread.name for thread in threading.enumerate()}, open_files()
     summary = download_images(urls_of(site), str(run), options(workers=workers))
     assert summary == {"run": str(run), "items": 25, "ok": 20, "failed": 4, "duplicate": 1, "skipped": 0}
     ledger = read_ledger(run)
@@ -89,7 +87,7 @@ def test_every_item_becomes_a_row_and_every_good_one_a_file(site: FaultServer, t
     assert_reconciled(run, 25)
     assert site.requests["/0.jpg"] == 2, "once for the warm-up, once here, never for the duplicate"
     assert not {name for name in threads ^ {thread.name for thread in threading.enumerate()} if "download" in name}
-    assert process.num_fds() <= files + 4, "Prefect's own connections may come and go"
+    assert open_files() <= files + 4, "Prefect's own connections may come and go"
 
 
 def test_what_a_run_leaves_behind(site: FaultServer, tmp_path: Path) -> None:

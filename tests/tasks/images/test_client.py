@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from prefect_fanout.tasks.images.options import ImageOptions
 
 
 @pytest.mark.parametrize("client", ["auto", "requests"])
-def test_auto_means_requests(client: str) -> None:
+def test_auto_means_requests(client: Literal["auto", "requests"]) -> None:
     """Both names give the client on top of requests."""
     with ClientFactory(ImageOptions(client=client))() as made:
         assert isinstance(made, RequestsClient)

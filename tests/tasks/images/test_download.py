@@ -13,11 +13,22 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from prefect_fanout.tasks.images.row import SCHEMA
-from servers.fault_server import Exchange, FaultServer, Handler, body, drip, endless, first_then, raw, redirect, silent
+from servers.fault_server import (
+    Exchange,
+    FaultServer,
+    Handler,
+    body,
+    drip,
+    endless,
+    first_then,
+    open_files,
+    raw,
+    redirect,
+    silent,
+)
 from servers.pictures import gif_of_frames, picture, png_header
 
 JPEG = picture()
@@ -480,14 +491,13 @@ def test_connections_and_threads_end_with_the_client(server: FaultServer, downlo
     """After a client is closed no socket, file or thread of it is left, whatever happened."""
     server.routes |= {"/ok": body(JPEG), "/cut": raw(HEAD + b"Content-Length: 50\r\n\r\nx"), "/no": body(b"", "404 No")}
     download(f"{server.url}/ok")
-    process = psutil.Process()
-    before = (process.num_fds(), {thread.name for thread in threading.enumerate()} - {"fault-connection"})
+    before = (open_files(), {thread.name for thread in threading.enumerate()} - {"fault-connection"})
     for path in "/ok", "/cut", "/no", "/missing":
         download(server.url + path)
     server.__exit__(None, None, None)
     after = {thread.name for thread in threading.enumerate()} - {"fault-connection"}
     assert after <= before[1]
-    assert process.num_fds() <= before[0]
+    assert open_files() <= before[0]
     server.__init__()  # type: ignore[misc] # the fixture ends it once more
     server.__enter__()
 
