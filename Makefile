@@ -81,10 +81,8 @@ format: setup ## Sort the imports and format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup ## Run every benchmark beside its peers (minutes)
-	$(BIN)/python benchmarks/runner.py
-	$(BIN)/python benchmarks/images.py
-	$(BIN)/python benchmarks/csv.py
+bench: setup ## Run every benchmark beside its peers (minutes); ARGS="--markdown docs/performance.md" keeps the figures
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 ui: setup ## Start a server, both deployments and a worker; open the address that is printed, end with Ctrl-C
 	@sh -c "$$UI_SCRIPT"
