@@ -1,0 +1,1 @@
+"""The flows: what a user deploys, schedules and sees in the UI."""

@@ -76,12 +76,17 @@ def test_leaving_the_with_block_lets_what_was_submitted_finish() -> None:
 def test_an_exception_in_the_with_block_cancels_what_has_not_begun() -> None:
     """What runs ends as it ends; what is queued is cancelled."""
     gate = Gate()
-    futures = []
-    with pytest.raises(KeyError), ExecutorTaskRunner(max_workers=1) as runner:
-        futures = [runner.submit(gate.hold, {}) for _ in range(3)]
-        gate.wait_for_worker()
-        futures[1].add_done_callback(lambda _: gate.opened.set())  # cancelled first, so the one that runs can end
-        raise KeyError("out")
+    futures: list[Any] = []
+
+    def leaves_early() -> None:
+        with ExecutorTaskRunner(max_workers=1) as runner:
+            futures.extend(runner.submit(gate.hold, {}) for _ in range(3))
+            gate.wait_for_worker()
+            futures[1].add_done_callback(lambda _: gate.opened.set())  # it is cancelled while the first still runs
+            raise KeyError("out")
+
+    with pytest.raises(KeyError):
+        leaves_early()
     assert [future.cancelled() for future in futures] == [False, True, True]
 
 
@@ -176,7 +181,7 @@ def test_an_initializer_that_raises_crashes_the_task_runs_and_nothing_hangs() ->
         futures = [runner.submit(double, {"x": n}) for n in range(3)]
         wait(futures)
     assert [future.state.is_crashed() for future in futures] == [True] * 3
-    with pytest.raises(Exception, match="initializer failed|not usable anymore"):
+    with pytest.raises(Exception, match=r"initializer failed|not usable anymore"):
         futures[0].result()
 
 
@@ -353,8 +358,9 @@ def test_a_setting_that_cannot_be_is_refused(arguments: dict[str, Any], message:
 def test_a_factory_that_makes_no_executor_crashes_the_task_run_with_its_reason() -> None:
     """The mistake shows in the first future, not as a hang."""
     with ExecutorTaskRunner(lambda: "a pool") as runner:  # type: ignore[arg-type, return-value] # the mistake
-        with pytest.raises(FanoutError, match="must return a concurrent.futures.Executor"):
-            runner.submit(double, {"x": 1}).result()
+        future = runner.submit(double, {"x": 1})
+    with pytest.raises(FanoutError, match=r"must return a concurrent\.futures\.Executor"):
+        future.result()
 
 
 def test_a_live_executor_that_its_owner_shut_down_crashes_the_task_run() -> None:

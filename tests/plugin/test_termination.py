@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
+
 from servers.eventually import eventually
 from servers.prefect_server import PrefectServer
 from servers.task_runs import all_final, task_runs_of
@@ -88,7 +89,8 @@ def test_a_process_that_ends_early_leaves_no_task_run_unfinished(
             **os.environ,
             "PREFECT_API_URL": prefect_server.api_url,
             "PREFECT_HOME": str(tmp_path / "home"),
-            **{"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false", "DO_NOT_TRACK": "1"},
+            "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
