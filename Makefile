@@ -15,9 +15,10 @@ WHEEL_BIN := $(CURDIR)/$(WHEEL_VENV)/bin
 # The strict editable install is a folder of links under the import names. mypy runs inside it, so that it checks
 # flows/ and tasks/ as prefect_fanout.flows and prefect_fanout.tasks.
 LINKS = $(wildcard build/__editable__.*)
+MYPY := $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 PACKAGE_DIRS := prefect_fanout flows tasks
 PACKAGE_FILES = $(shell find $(PACKAGE_DIRS) -name '*.py' -o -name py.typed)
-SCRIPT_DIRS := tests examples benchmarks deployments
+SCRIPT_DIRS := examples benchmarks deployments
 PIP_INSTALL := install -qq --disable-pip-version-check --no-input
 
 # The current folder stays off sys.path: `prefect_fanout/` in the tree is only a part of the package.
@@ -74,7 +75,8 @@ setup: $(VENV)/.installed ## Create .venv with the locked packages and this proj
 check: setup ## Lint, formatting, types (strict) and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd $(LINKS) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p prefect_fanout
+	cd $(LINKS) && $(MYPY) -p prefect_fanout
+	cd $(LINKS) && MYPYPATH=$(CURDIR) $(MYPY) --explicit-package-bases $(addprefix $(CURDIR)/,$(SCRIPT_DIRS))
 	$(BIN)/codespell
 
 format: setup ## Sort the imports and format
