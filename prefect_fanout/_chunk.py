@@ -155,10 +155,12 @@ class Chunk:
     def hand_out(self) -> Iterator[Outcome]:
         """The outcomes in input order, each for the last time.
 
-        An error keeps the frames that it came through, and they keep the chunk: emptied, it keeps nothing else alive.
+        The chunk outlives its task run: in the frames that an error keeps, and in the contexts of events that Prefect
+        has yet to send. Emptied, it keeps nothing else alive.
         """
-        count, self.items = len(self.items), ()
-        return (self.outcomes.pop(offset) for offset in range(count))
+        count, outcomes = len(self.items), self.outcomes
+        self.items, self.outcomes, self._begun, self.skipped = (), {}, set(), set()
+        return (outcomes.pop(offset) for offset in range(count))
 
     # -- inside the worker ---------------------------------------------------------------------------------------
 
