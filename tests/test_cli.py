@@ -187,9 +187,7 @@ def test_naming_the_curl_client_is_a_clear_error(tmp_path: Path, environment: di
 # --- exit code 0 -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "options", [["--workers", "1"], ["--workers", "2", "--chunksize", "2"], ["--chunksize", "auto"]]
-)
+@pytest.mark.parametrize("options", ["--workers 1", "--workers 2 --chunksize 2", "--chunksize auto"])
 def test_csv_files_become_parquet_and_one_line_is_printed(
     tmp_path: Path, environment: dict[str, str], options: str
 ) -> None:
