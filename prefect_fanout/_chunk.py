@@ -70,7 +70,7 @@ def refuse_what_a_chunk_cannot_honour(task: Task[..., Any]) -> None:
 class Chunk:
     """Some consecutive items, how to call the task with each, and their outcomes as they come.
 
-    Mutable state: `outcomes` and `skipped`, written by the one worker that runs the chunk and by threads that cancel
+    Mutable state: `outcomes`, `skipped` and `_begun`, written by the one worker that runs the chunk and by threads that cancel
     single items; `lock` guards both.
     """
 
@@ -82,6 +82,7 @@ class Chunk:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _begun: set[int] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -163,9 +164,6 @@ class Chunk:
         return (outcomes.pop(offset) for offset in range(count))
 
     # -- inside the worker ---------------------------------------------------------------------------------------
-
-    def __post_init__(self) -> None:
-        self._begun: set[int] = set()
 
     def _run_sync(self) -> State[Any]:
         schedule = _Schedule(len(self.items), self.stop)
