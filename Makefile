@@ -93,7 +93,7 @@ lock: ## Renew requirements/dev.txt from the bounds in pyproject.toml
 	rm -rf build/lock-venv
 	$(PYTHON) -m venv build/lock-venv
 	build/lock-venv/bin/pip $(PIP_INSTALL) uv
-	build/lock-venv/bin/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --quiet \
+	build/lock-venv/bin/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --quiet --no-strip-extras \
 		--extra dev --extra curl --extra dask --extra loky \
 		--generate-hashes --no-emit-index-url --no-header --output-file $(LOCK)
 	rm -rf build/lock-venv
