@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -387,11 +388,14 @@ def test_items_may_be_futures() -> None:
 
 
 def test_the_auto_size_grows_on_fast_chunks() -> None:
-    """A hundred quick items are far fewer task runs, and the sizes double from one."""
+    """A thousand quick items are few task runs, and no chunk is more than eight times the one before it."""
     with Runner(max_workers=1) as runner:
-        assert sum(1 for _ in fan_out(same, range(100), in_flight=1, runner=runner)) == 100
-        sizes = [entry.items for entry in runner.timeline()]
-    assert sizes == [1, 2, 4, 8, 16, 32, 37]
+        assert sum(1 for _ in fan_out(same, range(1000), in_flight=1, runner=runner)) == 1000
+        *sizes, last = [entry.items for entry in runner.timeline()]
+    assert sum(sizes) + last == 1000
+    assert sizes[0] == 1
+    assert len(sizes) < 100
+    assert all(after <= 8 * before for before, after in pairwise(sizes))
 
 
 def test_the_sizer_doubles_halves_and_stays_within_its_bounds() -> None:
