@@ -70,8 +70,8 @@ def refuse_what_a_chunk_cannot_honour(task: Task[..., Any]) -> None:
 class Chunk:
     """Some consecutive items, how to call the task with each, and their outcomes as they come.
 
-    Mutable state: `outcomes`, `skipped` and `_begun`, written by the one worker that runs the chunk and by threads that cancel
-    single items; `lock` guards both.
+    Mutable state: `outcomes`, `skipped` and `_begun`, written by the one worker that runs the chunk and by threads
+    that cancel single items; `lock` guards them.
     """
 
     task: Task[..., Any]

@@ -54,9 +54,10 @@ class Pool:
                 job.finish(job.crash(error))
 
         if job.beside:
-            threading.Thread(
-                target=self._run_beside, args=(job,), name=f"{self._spec.thread_name_prefix}-nested"
-            ).start()
+            thread = self._beside_thread(job, self._spec.thread_name_prefix)
+            with CHANGES.lock:
+                self._beside = [*filter(threading.Thread.is_alive, self._beside), thread]
+                thread.start()
             return
         try:
             job.call = self._opened().submit(self._run, job)
