@@ -93,7 +93,7 @@ lock: ## Renew requirements/dev.txt from the bounds in pyproject.toml
 	rm -rf build/lock-venv
 	$(PYTHON) -m venv build/lock-venv
 	build/lock-venv/bin/pip $(PIP_INSTALL) uv
-	build/lock-venv/bin/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --quiet --no-strip-extras \
+	build/lock-venv/bin/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --quiet \
 		--extra dev --extra curl --extra dask --extra loky \
 		--generate-hashes --no-emit-index-url --no-header --output-file $(LOCK)
 	rm -rf build/lock-venv
@@ -105,13 +105,14 @@ clean: ## Remove everything that make made
 
 # --- how the pieces are made -------------------------------------------------------------------------------------
 
-# The two environments take their packages from the lock file; a changed lock starts them anew.
+# The two environments take their packages from the lock file; a changed lock starts them anew. The lock is also given
+# as constraints: older pips (23.2 comes with Python 3.11) look for `name[extra]` without regard to the line for `name`.
 $(VENV)/.locked $(WHEEL_VENV)/.locked: %/.locked: $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found. Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing the locked packages into $* (about a minute, once) ..."
 	@rm -rf $*
 	@$(PYTHON) -m venv $*
-	@$*/bin/pip $(PIP_INSTALL) --require-hashes -r $(LOCK)
+	@$*/bin/pip $(PIP_INSTALL) --require-hashes -r $(LOCK) -c $(LOCK)
 	@touch $@
 
 # A strict editable install knows only the files that existed when it was made: this list changes when one is added,
