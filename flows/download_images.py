@@ -80,6 +80,7 @@ def download_images(urls: list[str] | str | Path, out: str, options: ImageOption
             counts = _reconcile(intake)
             ledger.compact()
             in_ledger, failures = ledger.counts(), ledger.failures()
+            examples = intake.examples or ledger.failure_examples()  # those of an earlier run where this one has none
         summary = RunSummary(
             title=f"Images of {source.name}",
             pipeline=PIPELINE,
@@ -91,7 +92,7 @@ def download_images(urls: list[str] | str | Path, out: str, options: ImageOption
             items=intake.items,
             skipped=counts["skipped"],
             timeline=timeline,
-            examples=intake.examples,
+            examples=examples,
             options=options.model_dump(mode="json"),
             versions=default_versions() | {name: version(name) for name in VERSIONS},
         )

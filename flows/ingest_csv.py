@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 from collections import Counter
@@ -10,6 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -17,7 +21,7 @@ from prefect.runtime import flow_run
 from prefect_fanout import ExecutorTaskRunner, Outcome, TimelineEntry, fan_out
 from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
 from prefect_fanout.tasks.ledger import Ledger
-from prefect_fanout.tasks.report import Progress, RunSummary, publish_summary, write_report, write_timeline
+from prefect_fanout.tasks.report import Notice, Progress, RunSummary, publish_summary, write_report, write_timeline
 from prefect_fanout.tasks.run_directory import RunDirectory
 from prefect_fanout.tasks.tables.ingest import ingest_csv_file
 from prefect_fanout.tasks.tables.intake import Intake
@@ -26,6 +30,9 @@ from prefect_fanout.tasks.tables.row import KEY, SCHEMA, Row, failed, new_row
 from prefect_fanout.tasks.tables.sources import SourceFile, find_sources
 
 PIPELINE = "ingest-csv"
+FIGURES = {"rows_in": "rows read", "rows_out": "rows written", "rejected": "rows rejected", "bytes_in": "bytes read"}
+REJECTS_SHOWN = 10  # files with rejected rows that are named on the page of the run; the ledger has them all
+BATCH_ROWS = 4_096  # of the ledger in memory at once, a few megabytes
 
 
 def _run_name() -> str:
@@ -70,6 +77,7 @@ def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | 
             _reconcile(intake, len(files))
             ledger.compact()
             counts, failures, examples = ledger.counts(), ledger.failures(), ledger.failure_examples()
+        figures, notices = _counted(run.path)
         summary = RunSummary(
             title=title,
             pipeline=PIPELINE,
@@ -82,6 +90,8 @@ def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | 
             skipped=intake.counts["skipped"],
             timeline=timeline,
             examples=examples,
+            figures=figures,
+            notices=notices,
             options=options.model_dump(mode="json"),
         )
         publish_summary(summary, key=f"{PIPELINE}-summary")
@@ -161,6 +171,43 @@ def _call_counts(intake: Intake) -> dict[str, int]:
 
 def _sums(intake: Intake) -> dict[str, int]:
     return {name: intake.sums[name] for name in ("rows_in", "rows_out", "rejected")}
+
+
+def _counted(run: Path) -> tuple[dict[str, int], list[Notice]]:
+    """What the files of the compacted ledger hold, and where their rejects are."""
+    sums: Counter[str] = Counter(dict.fromkeys(FIGURES, 0))
+    most: list[Row] = []
+    files = 0
+    with pq.ParquetFile(run / "ledger.parquet") as ledger:
+        for batch in ledger.iter_batches(BATCH_ROWS, columns=["source", "rejects_path", *FIGURES]):
+            read = batch.filter(pc.is_valid(batch["rows_in"]))
+            sums.update({name: pc.sum(read[name]).as_py() or 0 for name in FIGURES})
+            rejected = read.filter(pc.greater(read["rejected"], pa.scalar(0)))
+            files += rejected.num_rows
+            most = heapq.nlargest(REJECTS_SHOWN, most + rejected.to_pylist(), key=lambda row: row["rejected"])
+    return {FIGURES[name]: sums[name] for name in FIGURES}, _notices(run, sums, most, files)
+
+
+def _notices(run: Path, sums: Counter[str], most: Sequence[Row], files: int) -> list[Notice]:
+    """That there are rejects, and the files that have most of them."""
+    if not most:
+        return []
+    title = f"{sums['rejected']:,} of {sums['rows_in']:,} rows rejected"
+    text = "What did not fit is kept in Parquet files below rejects/, with line, reason and content."
+    if files > len(most):
+        text += f" Of {files:,} files with rejected rows these have the most."
+    rows = [(row["source"], row["rejected"], _first_reject(run, row), row["rejects_path"]) for row in most]
+    return [Notice(title=title, text=text, columns=("file", "rejected", "the first", "kept in"), rows=rows)]
+
+
+def _first_reject(run: Path, row: Row) -> str:
+    """Why the first of a file's rejects is one; a page that only shows it need not fail when it cannot be read."""
+    try:
+        with pq.ParquetFile(run / row["rejects_path"]) as rejects:
+            first = next(rejects.iter_batches(1, columns=["line", "message"])).to_pylist()[0]
+    except (OSError, pa.ArrowInvalid, StopIteration) as error:
+        return f"cannot be read: {error}"
+    return f"line {first['line']:,}: {first['message']}"
 
 
 def _named(sources: list[str] | str | Path) -> str:

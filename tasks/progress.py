@@ -140,7 +140,8 @@ class Progress:
         of = "" if self._total is None else f" of {self._total:,}"
         failed = f", {self._failed:,} failed" if self._failed else ""
         skipped = f", {self._skipped:,} finished earlier" if self._skipped else ""
-        return f"{self._description}: {self._done:,}{of} done{failed}{skipped}"
+        # The UI cuts a long text off at its end, so the numbers come first.
+        return f"{self._done:,}{of} done{failed}{skipped} · {self._description}"
 
     def _tell(self, listener: ProgressListener) -> None:
         listener(self._done, self._failed, self._total)

@@ -19,9 +19,11 @@ from prefect_fanout.tasks.report_style import STYLE
 from prefect_fanout.tasks.run_directory import commit_file, storage_failure, temporary_name
 from prefect_fanout.tasks.summary import (
     EXAMPLES,
+    Notice,
     RunSummary,
     bytes_text,
     item_text,
+    number_text,
     publish_summary,
     rate_text,
     seconds_text,
@@ -31,6 +33,7 @@ from prefect_fanout.tasks.summary import (
 from prefect_fanout.tasks.timeline import lanes_of, write_timeline
 
 __all__ = [
+    "Notice",
     "Progress",
     "ProgressListener",
     "RunSummary",
@@ -89,6 +92,8 @@ def _page(summary: RunSummary) -> Iterator[str]:
     yield f"({_text(finished.tzname() or 'local time')})</div><h1>{_text(summary.title)}</h1>"
     yield f"<code>{escape(shown_text(summary.run, PATH_CHARS))}</code></header>"
     yield from _outcome(summary)
+    yield from _notices(summary)
+    yield from _figures(summary)
     yield from _failures(summary)
     yield from _workers(summary)
     yield from _places(summary)
@@ -101,16 +106,17 @@ def _outcome(summary: RunSummary) -> Iterator[str]:
     total = sum(summary.counts.values())
     failed = summary.counts.get("failed", 0)
     yield f'<section><p class="verdict">{_verdict(summary, total, failed)}</p><div class="share">'
-    for name, count in summary.counts.items():
+    for name, count in summary.statuses.items():
         yield f'<i class="{_colour(name)}" style="flex:{count}" title="{_text(name)}: {count:,}"></i>' if count else ""
     yield '</div><ul class="legend">'
-    for name, count in summary.counts.items():
+    for name, count in summary.statuses.items():
         yield f'<li><span class="dot {_colour(name)}"></span><b>{count:,}</b> {_text(name)}</li>'
     yield '</ul><div class="tiles">'
     skipped = f"{summary.skipped:,} done by an earlier run" if summary.skipped else ""
     yield _tile("Items of this run", f"{summary.worked_on:,}", skipped)
     yield _tile("Wall time", seconds_text(summary.seconds))
-    yield _tile("Throughput", f"{rate_text(summary.items_per_s)} items/s")
+    if summary.worked_on > 0:
+        yield _tile("Throughput", f"{rate_text(summary.items_per_s)} items/s")
     if summary.bytes_read:
         yield _tile("Read", bytes_text(summary.bytes_read), f"{bytes_text(summary.bytes_per_s)}/s")
     yield "</div></section>"
@@ -118,14 +124,39 @@ def _outcome(summary: RunSummary) -> Iterator[str]:
 
 def _verdict(summary: RunSummary, total: int, failed: int) -> str:
     if not total:
-        return "There was nothing to do: the list has no items."
+        return summary.nothing_left
+    left = f" {summary.nothing_left}" if summary.nothing_left else ""
     if not failed:
-        return (
+        done = (
             f"<b>All {total:,} items</b> are accounted for, and none failed." if total > 1 else "The one item is done."
         )
+        return done + left
     share = 100 * failed / total
     percent = "less than 0.1" if share < 0.1 else f"{share:.1f}" if share < 10 else f"{share:.0f}"
-    return f"<b>{failed:,} of {total:,} items</b> failed ({percent}%). What to do about each kind stands below."
+    return f"<b>{failed:,} of {total:,} items</b> failed ({percent}%). What to do about each kind stands below.{left}"
+
+
+def _notices(summary: RunSummary) -> Iterator[str]:
+    for notice in summary.notices:
+        yield f'<section class="notice"><h2>{_text(notice.title)}</h2><p>{_text(notice.text)}</p>'
+        if notice.rows:
+            heads = "".join(f"<th>{_text(name)}</th>" for name in notice.columns)
+            yield f"<table><tr>{heads}</tr>"
+            yield from (f"<tr>{''.join(map(_cell, row))}</tr>" for row in notice.rows)
+            yield "</table>"
+        yield "</section>"
+
+
+def _cell(value: str | int) -> str:
+    return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f"<td>{_text(value)}</td>"
+
+
+def _figures(summary: RunSummary) -> Iterator[str]:
+    if not summary.figures:
+        return
+    yield '<section><h2>What was counted</h2><div class="tiles">'
+    yield from (_tile(_text(name), f"{number:,}") for name, number in summary.figures.items())
+    yield "</div></section>"
 
 
 def _tile(name: str, value: str, more: str = "") -> str:
@@ -139,7 +170,7 @@ def _failures(summary: RunSummary) -> Iterator[str]:
     for row in summary.examples[:EXAMPLES]:
         examples.setdefault(row.get("error_kind") or "unknown", []).append(row)
     most = max(summary.failures.values())
-    yield f"<section><h2>Failures <small>{_number(len(summary.failures), 'kind')}</small></h2>"
+    yield f"<section><h2>Failures <small>{number_text(len(summary.failures), 'kind')}</small></h2>"
     for number, (kind, count) in enumerate(summary.failures.items()):
         yield f'<div class="kind"><div class="line"><span class="name mono">{_text(kind)}</span>'
         yield f'<span class="count">{count:,}</span></div>'
@@ -162,14 +193,14 @@ def _workers(summary: RunSummary) -> Iterator[str]:
     if not lanes.lanes:
         return
     workers = len(lanes.lanes) + lanes.hidden_workers
-    yield f"<section><h2>Workers <small>{_number(workers, 'worker')}, {_number(lanes.runs, 'task run')}, busy "
+    yield f"<section><h2>Workers <small>{number_text(workers, 'worker')}, {number_text(lanes.runs, 'task run')}, busy "
     yield f"{100 * busy_share(summary.timeline):.0f}% of the time between the first and the last</small></h2>"
     yield f'<div class="chart">{chart(lanes, summary.timeline)}</div>'
     notes = ["Each bar is a task run; point at it to see its items."]
     if lanes.joined:
         notes = ["There are more task runs than bars: neighbours are joined, real pauses are kept."]
     if lanes.hidden_workers:
-        notes.append(f"{_number(lanes.hidden_workers, 'worker')} that did less: left out.")
+        notes.append(f"{number_text(lanes.hidden_workers, 'worker')} that did less: left out.")
     yield f'<p class="note">{" ".join(notes)}</p></section>'
 
 
@@ -202,13 +233,9 @@ def _worded(value: object) -> object:
         case None | bool():
             return _WORDS[value]
         case list() | tuple() | set() | frozenset():
-            return ", ".join(map(str, value))
+            return ", ".join(map(str, value)) or "none"
         case _:
             return value
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _colour(status: str) -> str:

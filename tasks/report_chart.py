@@ -143,6 +143,8 @@ def _nice(step: float) -> float:
 
 
 def _tick(seconds: float, step: float) -> str:
+    if step < 0.1:
+        return f"{1000 * seconds:.{max(0, -3 - math.floor(math.log10(step)))}f} ms"
     if step < 1:
         return f"{seconds:.{-math.floor(math.log10(step))}f} s"
     if step < 60:

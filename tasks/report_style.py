@@ -43,8 +43,13 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   background: var(--line); border-top: 1px solid var(--line); border-radius: 0 0 12px 12px; overflow: hidden; }
 .tile { flex: 1 0 170px; background: var(--card); padding: 14px 24px 16px; }
 .tile span { display: block; color: var(--soft); font-size: 13px; }
+.tile span::first-letter { text-transform: uppercase; }
 .tile b { font-size: 21px; font-weight: 600; letter-spacing: -.01em; }
 .tile em { display: block; font-style: normal; color: var(--soft); font-size: 13px; }
+.notice { border-left: 5px solid var(--duplicate); }
+.notice h2 { margin-bottom: 4px; }
+.notice p { margin: 0 0 10px; color: var(--soft); }
+h2 + .tiles { margin-top: 0; }
 .kind { border-top: 1px solid var(--line); padding: 14px 0; }
 .kind:first-of-type { border-top: 0; padding-top: 0; }
 .kind:last-child { padding-bottom: 0; }
@@ -60,7 +65,7 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; color: var(--soft); font-weight: 500; }
 td, th { padding: 6px 14px 6px 0; border-top: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
 tr:first-child > td, tr:first-child > th { border-top: 0; }
-td.number { text-align: right; white-space: nowrap; }
+td.number { white-space: nowrap; }
 .examples td:first-child { width: 46%; }
 .places td:first-child { white-space: nowrap; }
 .examples { margin-top: 6px; }

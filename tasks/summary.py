@@ -26,6 +26,9 @@ EXAMPLES = 20
 TEXT_CHARS = 300
 """Longest text of an item or an error that is shown, in characters."""
 
+STATUSES = ("ok", "duplicate", "skipped", "failed")
+"""The usual statuses in the order in which they are shown; others come after them."""
+
 _PACKAGES = ("prefect-fanout", "prefect", "pyarrow", "pandas")
 _ITEM_COLUMNS = ("url", "source", "path")
 
@@ -39,6 +42,23 @@ def default_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue  # run from a source tree that is not installed
     return versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something that a person should see although the items it is about did not fail.
+
+    Attributes:
+        title: what it is, in a few words.
+        text: what to know or to do about it, in full sentences.
+        columns: heads of the table that belongs to it.
+        rows: the table; it is shown as a whole, so whoever makes it keeps it short.
+    """
+
+    title: str
+    text: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str | int]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +77,8 @@ class RunSummary:
         skipped: those of them that an earlier run had finished.
         timeline: task runs of this run.
         examples: ledger rows of failed items; the first `EXAMPLES` are shown.
+        figures: what else was counted in the items of the ledger, by name, in the order to show.
+        notices: shown before everything else.
         options: what the run was asked for.
         versions: versions of the packages that took part.
         advice: what to do about kinds of failure, beyond `prefect_fanout.tasks.advice`.
@@ -73,6 +95,8 @@ class RunSummary:
     skipped: int
     timeline: Sequence[Span]
     examples: Sequence[Mapping[str, Any]]
+    figures: Mapping[str, int] = field(default_factory=dict)
+    notices: Sequence[Notice] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=default_versions)
     advice: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +115,22 @@ class RunSummary:
     def bytes_per_s(self) -> float:
         """Bytes per second of wall time."""
         return self.bytes_read / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """The counts in the order to show: the usual statuses first."""
+        usual = {name: self.counts[name] for name in STATUSES if name in self.counts}
+        return usual | {name: count for name, count in self.counts.items() if name not in usual}
+
+    @property
+    def nothing_left(self) -> str:
+        """The sentence for a run that had nothing to do; empty for any other."""
+        if self.worked_on > 0:
+            return ""
+        if not self.items:
+            return "There was nothing to do: the list has no items."
+        which = "the one item was" if self.items == 1 else f"all {self.items:,} items were"
+        return f"Nothing was left to do: {which} finished by an earlier run."
 
     def advice_for(self, kind: str) -> str:
         """Give what to do about a kind of failure."""
@@ -134,8 +174,15 @@ def bytes_text(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
 
 
+def number_text(count: int, noun: str) -> str:
+    """Write a number of things for a person: "1 item", "2 items"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def seconds_text(seconds: float) -> str:
     """Write a duration for a person."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -153,15 +200,17 @@ def summary_markdown(summary: RunSummary) -> str:
 
 def _parts(summary: RunSummary) -> Iterator[str]:
     yield f"# {_escape(summary.title)}"
-    skipped = f"{summary.skipped:,} were finished by an earlier run; " if summary.skipped else ""
-    read = (
-        f", {bytes_text(summary.bytes_read)} read ({bytes_text(summary.bytes_per_s)}/s)" if summary.bytes_read else ""
-    )
-    yield (
-        f"{summary.items:,} items. {skipped}{summary.worked_on:,} took {seconds_text(summary.seconds)}: "
-        f"**{rate_text(summary.items_per_s)} items/s**{read}."
-    )
-    yield _table(["status", "items"], [[_escape(name), f"{count:,}"] for name, count in summary.counts.items()], "lr")
+    yield summary.nothing_left or _work_text(summary)
+    for notice in summary.notices:
+        yield f"## {_escape(notice.title)}"
+        yield _escape(notice.text)
+        yield _typed_table(notice.columns, notice.rows)
+    if summary.notices and summary.counts:
+        yield "## What became of the items"  # or the table would seem to belong to the notice
+    yield _typed_table(["status", "items"], list(summary.statuses.items()))
+    if summary.figures:
+        yield "## What was counted"
+        yield _typed_table(["what", "number"], list(summary.figures.items()))
     if summary.failures:
         yield "## Failures"
         rows = [[_escape(kind), f"{n:,}", summary.advice_for(kind)] for kind, n in summary.failures.items()]
@@ -180,12 +229,26 @@ def _parts(summary: RunSummary) -> Iterator[str]:
     yield f"Everything is in {_escape(summary.run)}: ledger.parquet has one row per item, report.html the whole story."
 
 
+def _work_text(summary: RunSummary) -> str:
+    """What this run did, and how fast."""
+    items = number_text(summary.items, "item")
+    if summary.skipped:
+        were = "was" if summary.skipped == 1 else "were"
+        items += f". {summary.skipped:,} {were} finished by an earlier run; {summary.worked_on:,}"
+    read = (
+        f", {bytes_text(summary.bytes_read)} read ({bytes_text(summary.bytes_per_s)}/s)" if summary.bytes_read else ""
+    )
+    return f"{items} took {seconds_text(summary.seconds)}: **{rate_text(summary.items_per_s)} items/s**{read}."
+
+
 def _timeline_parts(summary: RunSummary) -> Iterator[str]:
     lanes = lanes_of(summary.timeline, most_bars=MERMAID_BARS, most_lanes=MERMAID_BARS)
     if not lanes.lanes:
         return
     yield "## Workers"
     notes = ["The number on a bar is its items."]
+    if lanes.short:
+        notes.append("The axis shows seconds and milliseconds of the clock.")
     if lanes.joined:
         bars = sum(len(lane.bars) for lane in lanes.lanes)
         notes.append(f"{lanes.runs:,} task runs are drawn as {bars:,} bars: neighbours are joined.")
@@ -200,6 +263,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> st
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
 
 
+def _typed_table(head: Sequence[str], rows: Sequence[Sequence[str | int]]) -> str:
+    """A table of texts, which are escaped, and numbers, which stand to the right; nothing where it has no rows."""
+    if not rows:
+        return ""
+    align = "".join("r" if isinstance(cell, int) else "l" for cell in rows[0])
+    cells = [[f"{cell:,}" if isinstance(cell, int) else _escape(cell) for cell in row] for row in rows]
+    return _table([_escape(name) for name in head], cells, align)
+
+
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in punctuation if char not in ",()'\"/- "})
 
 
@@ -209,6 +281,12 @@ def _escape(value: object) -> str:
     The UI still makes a link of a web address, which then leads where its text says.
     """
     return shown_text(value).translate(_ESCAPES)
+
+
+def _card_text(summary: RunSummary) -> str:
+    """What the UI's card of the summary shows: one line that it cuts off at its end, so the numbers come first."""
+    counts = ", ".join(f"{count:,} {shown_text(name)}" for name, count in summary.statuses.items() if count)
+    return f"{counts or 'no items'} · {shown_text(summary.title)}"
 
 
 def publish_summary(summary: RunSummary, key: str) -> None:
@@ -221,7 +299,7 @@ def publish_summary(summary: RunSummary, key: str) -> None:
     if not in_run():
         return
     try:
-        create_markdown_artifact(summary_markdown(summary), key=key, description=shown_text(summary.title))
+        create_markdown_artifact(summary_markdown(summary), key=key, description=_card_text(summary))
     except (httpx.HTTPError, PrefectException) as error:
         # The run is done and on the disk: that a page is missing in the UI must not make it fail.
         get_logger("fanout").warning("The summary of this run cannot be shown in the UI: %s", error)

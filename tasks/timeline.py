@@ -19,6 +19,9 @@ TIMELINE_FILE = "timeline.parquet"
 MERMAID_BARS = 60
 """Most bars of the chart in Prefect's UI: with more of them it no longer fits a screen."""
 
+SHORT_S = 10.0
+"""Length in seconds below which the chart's ticks, about ten, stand closer than a second."""
+
 # Colours that can be read on the dark field that the UI puts under a chart, and on a light one. A number that does not
 # fit its bar would be drawn over the next one: it is transparent.
 _MERMAID_HEAD = """\
@@ -46,8 +49,8 @@ config:
 ---
 gantt
     dateFormat x
-    axisFormat %H:%M:%S
     todayMarker off"""
+_AXIS, _SHORT_AXIS = "%H:%M:%S", "%S.%L"
 
 _TIME: pa.DataType = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -106,6 +109,12 @@ class Lanes(NamedTuple):
     """Workers that were left out, the least busy ones."""
 
     @property
+    def short(self) -> bool:
+        """Whether the chart's axis has to show milliseconds."""
+        bars = [bar for lane in self.lanes for bar in lane.bars]
+        return bool(bars) and max(bar.ended for bar in bars) - min(bar.started for bar in bars) < SHORT_S
+
+    @property
     def joined(self) -> bool:
         """Whether a bar stands for more than one task run."""
         return any(bar.runs > 1 for lane in self.lanes for bar in lane.bars)
@@ -159,7 +168,7 @@ def mermaid(lanes: Lanes) -> str:
 
     Of the user's texts only the names of workers are in it, without the characters that mean something to Mermaid.
     """
-    lines = [*_MERMAID_HEAD.splitlines()]
+    lines = [*_MERMAID_HEAD.splitlines(), f"    axisFormat {_SHORT_AXIS if lanes.short else _AXIS}"]
     for lane in lanes.lanes:
         lines.append(f"    section {_plain(lane.worker)}")
         for bar in lane.bars:

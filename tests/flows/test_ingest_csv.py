@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import State
 
 from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
-from prefect_fanout.flows.ingest_csv import ingest_csv
+from prefect_fanout.flows.ingest_csv import REJECTS_SHOWN, ingest_csv
 from prefect_fanout.tasks.ledger import read_ledger
 from prefect_fanout.tasks.report import bound_listener
 from prefect_fanout.tasks.tables.options import CsvOptions
@@ -270,3 +270,33 @@ def test_counts_that_do_not_reconcile_fail_the_run(inputs: Inputs, monkeypatch: 
     assert inputs.run_json is None
     assert inputs.data() == {}
     assert read_ledger(inputs.run).empty
+
+
+@pytest.mark.parametrize("files", [0, 1, 2, 12])
+def test_rejects_are_on_the_page_of_the_run(inputs: Inputs, prefect_server: PrefectServer, files: int) -> None:
+    """The summary and the report say how many rows were rejected, where they are and why, also when run again."""
+    bad = {f"bad-{number}.csv": b"a,b\n1,2\n" + b"3\n" * (number + 1) for number in range(files)}
+    inputs.write(**{"good.csv": b"a,b\n1,2\n"} | bad)
+    rejected = sum(range(files + 1))
+    for _ in range(2):
+        run_id = ingest_csv(str(inputs.folder / "*"), str(inputs.run), return_state=True).state_details.flow_run_id
+        wanted = {"flow_runs": {"id": {"any_": [str(run_id)]}}, "artifacts": {"type": {"any_": ["markdown"]}}}
+        answer = httpx.post(f"{prefect_server.api_url}/artifacts/filter", json=wanted)
+        [artifact] = answer.raise_for_status().json()
+        report = (inputs.run / "report.html").read_text()
+        assert f"| rows rejected | {rejected} |" in artifact["data"]
+        for page in (artifact["data"], report):
+            assert (f"{rejected} of {1 + files + rejected} rows rejected" in page) == bool(files)
+        shown = [row["rejects_path"] in report for row in inputs.rows().values() if row["rejects_path"]]
+        assert sum(shown) == min(files, REJECTS_SHOWN)
+        assert report.count("line 3: expected 2 fields, got 1") == min(files, REJECTS_SHOWN)
+        assert (f"Of {files} files" in report) == (files > REJECTS_SHOWN)
+
+
+def test_rejects_that_were_taken_away_do_not_fail_a_run(inputs: Inputs) -> None:
+    """The page of a later run in the same folder says that they cannot be read."""
+    inputs.write(**{"a.csv": b"a,b\n1,2\n3\n", "b.csv": b"a,b\n1,2\n"})
+    inputs.ingest("a.csv")
+    (inputs.run / inputs.rows()["a.csv"]["rejects_path"]).unlink()
+    assert _counts(inputs.ingest("b.csv")) == (1, 0, 0, 0)
+    assert "cannot be read" in (inputs.run / "report.html").read_text()

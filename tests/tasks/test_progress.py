@@ -133,24 +133,24 @@ def test_the_artifact_follows_the_run_at_intervals(prefect_server: PrefectServer
             states.append(shown(prefect_server, "follows-the-run"))
 
     work()
-    first = (0.0, "Images of urls.txt: 0 of 2,000 done")
-    middle = (35.5, "Images of urls.txt: 710 of 2,000 done, 10 failed, 200 finished earlier")
+    first = (0.0, "0 of 2,000 done · Images of urls.txt")
+    middle = (35.5, "710 of 2,000 done, 10 failed, 200 finished earlier · Images of urls.txt")
     assert states == [first, first, middle, middle]
     assert shown(prefect_server, "follows-the-run") == (
         100.0,
-        "Images of urls.txt: 2,000 of 2,000 done, 10 failed, 200 finished earlier",
+        "2,000 of 2,000 done, 10 failed, 200 finished earlier · Images of urls.txt",
     )
 
 
 @pytest.mark.parametrize(
     ("total", "done", "expected"),
     [
-        (0, 0, (100.0, "Items: 0 of 0 done")),
-        (1, 0, (0.0, "Items: 0 of 1 done")),
-        (2, 1, (50.0, "Items: 1 of 2 done")),
-        (2, 3, (100.0, "Items: 3 of 2 done")),
-        (None, 0, (100.0, "Items: 0 of 0 done")),
-        (None, 7, (100.0, "Items: 7 of 7 done")),
+        (0, 0, (100.0, "0 of 0 done · Items")),
+        (1, 0, (0.0, "0 of 1 done · Items")),
+        (2, 1, (50.0, "1 of 2 done · Items")),
+        (2, 3, (100.0, "3 of 2 done · Items")),
+        (None, 0, (100.0, "0 of 0 done · Items")),
+        (None, 7, (100.0, "7 of 7 done · Items")),
     ],
 )
 def test_the_artifact_ends_at_what_was_done(
