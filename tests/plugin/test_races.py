@@ -12,8 +12,9 @@ from typing import Any
 import prefect.futures
 import pytest
 from prefect import task
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from prefect_fanout import ExecutorTaskRunner, Outcome, OutcomeStatus, fan_out, wait
+from prefect_fanout import ExecutorTaskRunner, Outcome, OutcomeStatus, fan_out, wait, worker_resource
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "prefect_client")
 
@@ -165,6 +166,49 @@ def test_a_worker_runs_its_own_queue_though_it_waits_for_another_runner(way: str
 
     with Runner(max_workers=1) as there, Runner(max_workers=1) as here:
         assert here.submit(through_the_other, {}).result() == 1
+
+
+class SlowToClose:
+    """A resource that is closed only when the test lets it, and notes by whom."""
+
+    closed: list[str]
+    let_go: threading.Event
+
+    def __enter__(self) -> str:
+        return threading.current_thread().name
+
+    def __exit__(self, *_: object) -> None:
+        assert self.let_go.wait(30)
+        self.closed.append(threading.current_thread().name)
+
+
+def test_shutdown_waits_for_threads_that_were_made_for_nested_work() -> None:
+    """A task that becomes ready while its only worker sleeps in Prefect's as_completed gets a thread; it ends first."""
+    SlowToClose.closed, SlowToClose.let_go = [], threading.Event()
+    gate = threading.Event()
+
+    @task
+    def slow() -> int:
+        assert gate.wait(30)
+        return 1
+
+    @task
+    def uses(x: int) -> str:
+        return worker_resource(SlowToClose)
+
+    @task
+    def sleeps() -> str:
+        future = runner.submit(uses, {"x": stock.submit(slow, {})})
+        threading.Timer(0.2, gate.set).start()
+        (done,) = prefect.futures.as_completed([future])
+        return str(done.result())
+
+    with ThreadPoolTaskRunner[Any]() as stock:
+        with Runner(max_workers=1, thread_name_prefix="ends") as runner:
+            opened_in = runner.submit(sleeps, {}).result()
+            threading.Timer(0.3, SlowToClose.let_go.set).start()
+        assert SlowToClose.closed == [opened_in]
+        assert named("ends") == []
 
 
 def test_a_borrowed_executor_that_is_busy_does_not_hold_up_the_shutdown() -> None:
