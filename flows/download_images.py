@@ -166,8 +166,8 @@ def _row_of(outcome: Outcome) -> Row:
 def _advance(progress: Progress, counts: Counter[str], shown: Counter[str]) -> Counter[str]:
     """Shows what is new since the last time, and gives what is shown now."""
     new = counts - shown
-    bad = new["failed"] + new["cancelled"]
-    progress.advance(ok=new.total() - bad, failed=bad)
+    bad, skipped = new["failed"] + new["cancelled"], new["skipped"]
+    progress.advance(ok=new.total() - bad - skipped, failed=bad, skipped=skipped)
     return counts.copy()
 
 

@@ -133,8 +133,8 @@ def close_workers(
         patience_s: Seconds to wait for threads that other work may hold, or None when there is no other work.
     """
     changed = threading.Condition()
-    counted = set(workers)
     left = {worker for worker in workers if worker.holds_something}
+    counted = set(left)
 
     def close_this_one() -> None:
         worker = enlist()

@@ -79,7 +79,7 @@ class RunOptions:
     """What both pipelines let a user choose; the names are those of their options."""
 
     workers: int | None = None
-    """Items worked on at the same time. [default: CPUs + 4 for images, CPUs for csv]"""
+    """Items worked on at the same time. [default: 16 for images, one per CPU for csv]"""
 
     chunksize: Annotated[int | Literal["auto"] | None, Parameter(show_choices=False)] = None
     """Items per Prefect task run; "auto" aims at runs of one to two seconds. [default: auto for images, 1 for csv]"""

@@ -248,6 +248,31 @@ def test_a_worker_resource_is_opened_and_closed_once_per_worker_in_that_worker(k
     assert len(resource.opened) == len(set(resource.opened))
 
 
+def test_a_resource_that_only_one_of_two_workers_opened_is_closed_in_that_worker() -> None:
+    """A closing call that lands in the worker without resources does not take the place of the one that has them."""
+    resource = Resource()
+    open_resource = resource.open
+    met, plain_is_done = threading.Barrier(2), threading.Event()
+
+    @task
+    def plain() -> None:
+        met.wait(30)
+
+    @task
+    def holds() -> str:
+        held = worker_resource(open_resource)
+        met.wait(30)
+        assert plain_is_done.wait(30)
+        return held
+
+    with ExecutorTaskRunner(max_workers=2) as runner:
+        idle_first = runner.submit(plain, {})
+        idle_last = runner.submit(holds, {})
+        idle_first.add_done_callback(lambda _: plain_is_done.set())
+        wait([idle_first, idle_last])
+    assert resource.closed == resource.opened == [idle_last.result()]
+
+
 def test_worker_resource_outside_a_worker_says_what_to_do() -> None:
     """There is no pool that could close it."""
     with pytest.raises(FanoutError, match="works only inside a task"):
