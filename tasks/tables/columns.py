@@ -57,24 +57,38 @@ def convert_column(text: Array, kind: pa.DataType) -> tuple[Array, Mask | None]:
     """
     if pa.types.is_string(kind):
         return text, None
-    check = _CHECKS.get(kind.id)
-    typed = _try_cast(text, kind)
+    text, typed, bad = _whole(text, kind)
     if typed is None:
-        text = empty_as_null(text)
-        typed = _try_cast(text, kind)
-    if typed is not None:
-        bad = check(text, typed) if check else None
-        if bad is None or not bad.any():
-            return typed, None
-    else:
         bad = np.zeros(len(text), np.bool_)
         bad[_failing(text, lambda part: _try_cast(part, kind) is not None)] = True
         typed = _try_cast(_blank_out(text, bad), kind)
         if typed is None:
             raise AssertionError(f"a column of {kind} failed as a whole but none of its cells did")
-        more = check(text, typed) if check else None
+        more = _losses(text, typed, kind)
         bad = bad if more is None else bad | more
-    return _blank_out(typed, bad), bad
+    return (typed, None) if bad is None else (_blank_out(typed, bad), bad)
+
+
+def fits(text: Array, kind: pa.DataType) -> bool:
+    """Whether all cells fit; which ones do not is not looked for, as that takes many times as long."""
+    _, typed, bad = _whole(text, kind)
+    return typed is not None and bad is None
+
+
+def _whole(text: Array, kind: pa.DataType) -> tuple[Array, Array | None, Mask | None]:
+    """The text, the typed column if Arrow casts all of it, and the cells that lose something by that."""
+    typed = _try_cast(text, kind)
+    if typed is None:
+        text = empty_as_null(text)
+        typed = _try_cast(text, kind)
+    return text, typed, None if typed is None else _losses(text, typed, kind)
+
+
+def _losses(text: Array, typed: Array, kind: pa.DataType) -> Mask | None:
+    """The cells that are cast with a loss; None if there are none."""
+    check = _CHECKS.get(kind.id)
+    bad = check(text, typed) if check else None
+    return bad if bad is not None and bad.any() else None
 
 
 def empty_as_null(text: Array) -> Array:
@@ -166,19 +180,17 @@ def _double_loses(text: Array, typed: Array) -> Mask | None:
     with np.errstate(invalid="ignore"):  # what lies under a null may be anything
         large = ~(np.abs(values) < EXACT_DOUBLE)  # true for not-a-number as well
     doubtful = large
-    start, stop = ends[:-1], ends[1:]
-    size = max(len(data) - 1, 0)
     if len(data):
-        first = data[np.minimum(start, size)]
-        doubtful = large | (first < ord("1")) | (first > ord("9"))
+        start = ends[:-1].astype(np.intp)
+        first = data.take(start, mode="clip")  # clip: empty cells may start behind the last byte
         # most cells that begin with another character are 0.5 and -12.5: only what is left is looked at one by one
-        negative = first == ord("-")
-        digit = np.where(negative, start + 1, start)
-        lead, after = data[np.minimum(digit, size)], data[np.minimum(digit + 1, size)]
+        others = np.flatnonzero((first < ord("1")) | (first > ord("9")))
+        digit = start[others] + (first[others] == ord("-"))
+        lead, after = data.take(digit, mode="clip"), data.take(digit + 1, mode="clip")
         plain = (lead >= ord("1")) & (lead <= ord("9"))
-        plain |= (lead == ord("0")) & ((after == ord(".")) | (digit + 1 >= stop))
+        plain |= (lead == ord("0")) & ((after == ord(".")) | (digit + 1 >= ends[1:][others]))
         plain |= (lead == ord(".")) & (after >= ord("0")) & (after <= ord("9"))
-        doubtful &= large | ~plain
+        doubtful[others] |= ~plain
     if typed.null_count:
         doubtful = doubtful & _mask(typed.is_valid())
     bad = np.zeros(len(text), np.bool_)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,8 @@ class _FileIngest:
             if data is None and parsed.text.num_rows:
                 data = self._open_data(stack, infer_schema(dialect.names, parsed.text, as_text), parsed.text)
             if data is not None:
-                table, failed_casts, columns = to_types(parsed, data.schema)
+                # columns in conflict are text from here on: nothing more is to be learned about them
+                table, failed_casts, columns = to_types(parsed, _with_text(data.schema, conflicts))
                 if options.on_type_conflict == "string":
                     conflicts.update(columns)
                 misfits = misfits + failed_casts
@@ -279,3 +281,8 @@ class _FileIngest:
             path.unlink(missing_ok=True)
         counts = dict.fromkeys(("rows_in", "rows_out", "rejected"), 0)
         return {**self.known, **fingerprint, **counts, "notes": json.dumps({"empty": True})}
+
+
+def _with_text(schema: pa.Schema, columns: Collection[str]) -> pa.Schema:
+    """The schema with some of its columns as text."""
+    return pa.schema([field.with_type(pa.string()) if field.name in columns else field for field in schema])

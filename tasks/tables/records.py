@@ -89,14 +89,13 @@ class Chunk:
     def payload(self, keep: npt.NDArray[np.bool_]) -> bytes | memoryview:
         """The text of the records marked in `keep`, in their order."""
         starts, end = self.scan.starts, self.scan.consumed
-        if keep.all():
-            return memoryview(self.data)[:end]
+        text = memoryview(self.data)
         pieces, position = [], 0
         for dropped in np.flatnonzero(~keep).tolist():
-            pieces.append(self.data[position : int(starts[dropped])])
+            pieces.append(text[position : int(starts[dropped])])
             position = int(starts[dropped + 1]) if dropped + 1 < len(starts) else end
-        pieces.append(self.data[position:end])
-        return b"".join(pieces)
+        pieces = [piece for piece in (*pieces, text[position:end]) if piece]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)  # also without its header, no copy is made of it
 
 
 def scan(data: bytes, delimiter: int, *, final: bool, give_up: bool = False) -> Scan:

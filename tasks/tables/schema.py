@@ -14,8 +14,7 @@ from prefect_fanout.tasks.tables.columns import (
     TIMESTAMP_NS,
     TIMESTAMP_NS_UTC,
     TIMESTAMP_UTC,
-    convert_column,
-    empty_as_null,
+    fits,
 )
 
 CANDIDATES: tuple[pa.DataType, ...] = (
@@ -29,6 +28,9 @@ CANDIDATES: tuple[pa.DataType, ...] = (
     TIMESTAMP_NS_UTC,
 )
 """Tried in this order; a column that fits none of them in all its cells stays text."""
+
+TYPED_STARTS = tuple("-.0123456789tTfF")
+"""What a cell of any of these begins with; so a column of words costs a glance at one cell."""
 
 DICTIONARY_ROWS = 16 * 1024
 """Rows of the first block in which values are counted."""
@@ -67,12 +69,13 @@ def infer_schema(names: Sequence[str], text: pa.Table, as_text: Collection[str] 
 
 def infer_type(text: pa.Array[Any]) -> pa.DataType:
     """The first type that all cells fit, or string."""
-    filled = empty_as_null(text).drop_null()
-    if not len(filled):
+    position = pc.index(pc.not_equal(text, pa.scalar("")), True).as_py()
+    first = text[position].as_py() if position >= 0 else ""
+    if not first.startswith(TYPED_STARTS):
         return pa.string()
     for kind in CANDIDATES:
-        if _may_be(filled[0].as_py(), kind) and convert_column(filled, kind)[1] is None:
-            if pa.types.is_floating(kind) and not _measured(filled):
+        if fits(pa.array([first]), kind) and fits(text, kind):  # one cell rules out most
+            if pa.types.is_floating(kind) and not _measured(text):
                 continue
             return kind
     return pa.string()
@@ -81,22 +84,22 @@ def infer_type(text: pa.Array[Any]) -> pa.DataType:
 def dictionary_columns(text: pa.Table, schema: pa.Schema) -> list[str]:
     """The columns that repeat themselves in the first block, for which a Parquet dictionary pays."""
     sample = text.slice(0, DICTIONARY_ROWS)
-    chosen = []
-    for i, field in enumerate(schema):
-        values = pc.unique(sample.column(i))
+    most = max(1, DICTIONARY_SHARE * sample.num_rows)
+    beginning = sample.slice(0, 2 * int(most))  # alone enough to rule out a column of mostly different values
+    return [
+        field.name
+        for i, field in enumerate(schema)
         # Parquet packs booleans into bits as they are
-        if not pa.types.is_boolean(field.type) and len(values) <= max(1, DICTIONARY_SHARE * sample.num_rows):
-            chosen.append(field.name)
-    return chosen
-
-
-def _may_be(cell: str, kind: pa.DataType) -> bool:
-    """Whether one cell alone fits, so that a hopeless type costs one cell and not a block."""
-    return convert_column(pa.array([cell], pa.string()), kind)[1] is None
+        if not pa.types.is_boolean(field.type)
+        and all(len(pc.unique(part.column(i))) <= most for part in (beginning, sample))
+    ]
 
 
 def _measured(text: pa.Array[Any]) -> bool:
     """Whether decimal numbers look like measured ones: a decimal point somewhere, and no more digits than a double."""
     if not pc.any(pc.match_substring(text, ".")).as_py():
         return False
+    longest = pc.max(pc.binary_length(text)).as_py()  # type: ignore[call-overload] # the stubs want the array's class
+    if longest <= SIGNIFICANT_DIGITS:
+        return True
     return not pc.any(pc.match_substring_regex(text, _LONG_NUMBER.pattern)).as_py()

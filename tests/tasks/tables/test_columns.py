@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_fanout.tasks.tables.columns import TIMESTAMP, TIMESTAMP_NS, TIMESTAMP_UTC, convert_column, why_not
-from prefect_fanout.tasks.tables.schema import CANDIDATES, infer_type
+from prefect_fanout.tasks.tables.columns import TIMESTAMP, TIMESTAMP_NS, TIMESTAMP_UTC, convert_column, fits, why_not
+from prefect_fanout.tasks.tables.schema import CANDIDATES, TYPED_STARTS, infer_type
 
 FITTING = {
     pa.int64(): ["0", "7", "-7", "10", "9223372036854775807", "-9223372036854775808", ""],
@@ -119,6 +119,22 @@ def test_an_inferred_type_holds_every_cell(cells: list[str]) -> None:
     kind = infer_type(_column(cells))
     assert kind in (*CANDIDATES, pa.string())
     assert convert_column(_column(cells), kind)[1] is None
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.lists(numbers | st.sampled_from(["", "true", "2024-01-05", "2024-01-05 10:11:12"]), max_size=6))
+def test_a_column_fits_when_no_cell_of_it_is_a_misfit(cells: list[str]) -> None:
+    """The short answer about a whole column is the one that its cells give."""
+    for kind in CANDIDATES:
+        assert fits(_column(cells), kind) == (convert_column(_column(cells), kind)[1] is None)
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.text(min_size=1, max_size=12) | st.builds("{}{}".format, st.characters(), numbers))
+def test_no_type_has_cells_that_begin_otherwise(cell: str) -> None:
+    """What begins with a character that no typed cell begins with is of none of the types."""
+    if not cell.startswith(TYPED_STARTS):
+        assert not any(fits(_column([cell]), kind) for kind in CANDIDATES)
 
 
 @pytest.mark.parametrize(
