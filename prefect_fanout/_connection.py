@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from prefect_fanout._errors import RunFailed
 from prefect_fanout._local_server import OFFLINE_SETTINGS, start_local_server
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
@@ -37,7 +38,11 @@ def connect(home: Path | None = None) -> str:
 
     Returns:
         The address of the API.
+
+    Raises:
+        RunFailed: The server that is named does not answer, or the one to start did not start.
     """
+    from prefect.client.orchestration import get_client
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
@@ -52,6 +57,13 @@ def connect(home: Path | None = None) -> str:
     refresh_global_settings_context()
     configured: str | None = PREFECT_API_URL.value()
     if configured is not None:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+        if problem is not None:
+            raise RunFailed(
+                f"The Prefect server at {configured} does not answer: {problem}. Start it, or unset PREFECT_API_URL "
+                "(and `prefect config unset PREFECT_API_URL`) to let the command bring its own."
+            ) from problem
         return configured
     address = start_local_server(PREFECT_HOME.value())
     os.environ["PREFECT_API_URL"] = address

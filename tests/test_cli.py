@@ -291,6 +291,18 @@ def test_a_run_that_cannot_be_finished_exits_with_1(tmp_path: Path, environment:
     assert done.stdout == ""
 
 
+def test_a_server_that_does_not_answer_exits_with_1(tmp_path: Path) -> None:
+    """The address of the silent server stands on standard error with what to do, and nothing is written."""
+    table = _table(tmp_path, "table.csv")
+    environment = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "home")}
+    done = run_fanout("csv", table, "--out", "run", cwd=tmp_path, environment=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "http://127.0.0.1:9/api" in done.stderr
+    assert "PREFECT_API_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_keeps_what_was_finished_and_exits_with_130(tmp_path: Path, environment: dict[str, str]) -> None:
     """After Ctrl-C the finished items are in the ledger, nothing is left running, and a rerun goes on."""
     asked = threading.Event()
