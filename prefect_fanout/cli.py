@@ -255,7 +255,7 @@ def _run(terminal: Terminal, title: str, flow: Callable[[], Mapping[str, Any]], 
             flow()
     except TooManyFailures as error:
         excess = error
-    finished = read_finished(out, time.monotonic() - started)
+    finished = read_finished(out.expanduser(), time.monotonic() - started)
     terminal.finished(finished)
     if excess is not None:
         raise excess
