@@ -133,7 +133,6 @@ dist/.built: $(VENV)/.sources pyproject.toml README.md LICENSE $(PACKAGE_FILES)
 	@touch $@
 
 $(WHEEL_VENV)/.installed: $(WHEEL_VENV)/.locked dist/.built
-	@$(WHEEL_BIN)/pip uninstall --quiet --yes prefect-fanout
-	@$(WHEEL_BIN)/pip $(PIP_INSTALL) --no-index --no-deps dist/*.whl
+	@$(WHEEL_BIN)/pip $(PIP_INSTALL) --force-reinstall --no-index --no-deps dist/*.whl
 	@$(WHEEL_BIN)/pip check --disable-pip-version-check
 	@touch $@
