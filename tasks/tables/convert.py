@@ -125,7 +125,9 @@ def to_types(parsed: Parsed, schema: pa.Schema) -> tuple[pa.Table, list[Reject],
     table = pa.Table.from_arrays(arrays, schema=schema)
     if not failures:
         return table, [], []
-    any_bad = np.logical_or.reduce(list(failures.values()))
+    any_bad = np.zeros(len(table), dtype=np.bool_)
+    for bad_cells in failures.values():
+        any_bad |= bad_cells
     rejects = [
         _cast_reject(parsed, schema, row, [i for i, bad in failures.items() if bad[row]])
         for row in np.flatnonzero(any_bad).tolist()
