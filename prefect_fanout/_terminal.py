@@ -62,10 +62,15 @@ class _FailedColumn(ProgressColumn):
 
 
 class Terminal:
-    """Standard output and standard error of the command."""
+    """Standard output and standard error of the command.
 
-    def __init__(self) -> None:
+    Args:
+        talks: Whether standard output gets the whole story or one line per run; None asks whether it is a terminal.
+    """
+
+    def __init__(self, *, talks: bool | None = None) -> None:
         self.out = Console(highlight=False, soft_wrap=True)
+        self.talks = self.out.is_terminal if talks is None else talks
         self.err = Console(highlight=False, soft_wrap=True, stderr=True)
 
     @contextmanager
@@ -95,19 +100,19 @@ class Terminal:
             yield Bar(progress, progress.add_task(title, total=None, failed=0))
 
     def heading(self, text: str) -> None:
-        """Write a bold line above what follows; nothing where there is no terminal."""
-        if self.out.is_terminal:
+        """Write a bold line above what follows; nothing where one line per run is enough."""
+        if self.talks:
             self.out.print()
             self.out.print(Text(text, style="bold"))
 
     def note(self, text: str) -> None:
-        """Write a quiet line; nothing where there is no terminal."""
-        if self.out.is_terminal:
+        """Write a quiet line; nothing where one line per run is enough."""
+        if self.talks:
             self.out.print(Text(text, style="dim"))
 
     def finished(self, finished: Finished) -> None:
-        """Write what a run came to: a few lines on a terminal, one line elsewhere."""
-        if not self.out.is_terminal:
+        """Write what a run came to: a few lines, or one."""
+        if not self.talks:
             self.out.print(Text(finished.line()))
             return
         line = Text("  ")
@@ -123,8 +128,8 @@ class Terminal:
             self.out.print(Text(f"  and {hidden:,} more; all by kind: {finished.kinds()}", style="dim"))
 
     def table(self, rows: Sequence[tuple[str, str, str]]) -> None:
-        """Write what went wrong, one row each: the kind, the place, the reason; nothing where there is no terminal."""
-        if not self.out.is_terminal or not rows:
+        """Write what went wrong, one row each: kind, place, reason; nothing where one line per run is enough."""
+        if not self.talks or not rows:
             return
         table = Table.grid(padding=(0, 2))
         table.add_column(style="red", no_wrap=True)
@@ -135,8 +140,8 @@ class Terminal:
         self.out.print(Padding(table, (0, 0, 0, 2)), soft_wrap=False)
 
     def places(self, places: Sequence[tuple[str, Path]]) -> None:
-        """Write where things are, one per line; nothing where there is no terminal."""
-        if not self.out.is_terminal:
+        """Write where things are, one per line; nothing where one line per run is enough."""
+        if not self.talks:
             return
         width = max(len(name) for name, _ in places)
         for name, path in places:

@@ -150,7 +150,7 @@ def demo(*, out: Path = Path("fanout-demo")) -> int:
     """
     from prefect_fanout._demo import run_demo
 
-    return EXIT_OK if run_demo(Terminal(), out, run_images, run_csv) else EXIT_RUN_FAILED
+    return EXIT_OK if run_demo(Terminal(talks=True), out, run_images, run_csv) else EXIT_RUN_FAILED
 
 
 def run_images(terminal: Terminal, urls: list[str] | str, out: Path, options: Mapping[str, object]) -> Finished:

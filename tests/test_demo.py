@@ -24,14 +24,16 @@ ELSEWHERE = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
 
 
 def test_the_demo_finds_what_was_planted_twice_in_a_row(tmp_path: Path) -> None:
-    """Both demos exit with 0 and print a line per pipeline; files, ledgers, rejects and reports are there."""
+    """Both demos exit with 0 and tell the whole story also in a pipe; files, ledgers, rejects and reports are there."""
     for _ in range(2):
         done = run_fanout("demo", cwd=tmp_path, environment=ELSEWHERE)
         assert (done.returncode, done.stderr) == (0, "")
-    images, tables, verdict = done.stdout.split("\n", 2)
-    assert "24 items, 20 ok, 3 failed, 1 duplicate" in images
-    assert "10 items, 10 ok" in tables
-    assert "planted faults" in verdict
+    told = " ".join(done.stdout.split())
+    assert "24 items 20 ok 3 failed 1 duplicate" in told
+    assert "10 items 10 ok" in told
+    assert all(kind in told for kind in ("decode_error", "http_4xx", "not_an_image"))
+    assert all(place in told for place in ("images/report.html", "tables/data", "tables/rejects", "ledger.parquet"))
+    assert "planted faults" in told
 
     out = tmp_path / "fanout-demo"
     ledger = read_ledger(out / "images")
