@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from prefect_fanout._runner import ExecutorTaskRunner
     from prefect_fanout._worker import Worker
 
-# Chunks of one map that are submitted and not finished, per worker: one that runs and one that waits for its turn.
-CHUNKS_PER_WORKER = 2
-
 # Annotations of a mapped iterable that belong to each of its items.
 _REAPPLIED: tuple[type[Any], ...] = (allow_failure, opaque, quote)
 

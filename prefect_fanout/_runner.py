@@ -45,10 +45,10 @@ from prefect_fanout._chunk import Chunk, refuse_what_a_chunk_cannot_honour
 from prefect_fanout._executors import ExecutorLike, ExecutorSpec, LeftBehind
 from prefect_fanout._future import ExecutorFuture, TaskRunFuture
 from prefect_fanout._job import CHANGES, Job, JobStatus
-from prefect_fanout._map import CHUNKS_PER_WORKER, ItemFutureList, Mapping, plan_mapping
+from prefect_fanout._map import ItemFutureList, Mapping, plan_mapping
 from prefect_fanout._pool import Pool
 from prefect_fanout._prefect import SharedClient, create_task_run
-from prefect_fanout._sizing import Chunksize, ChunkSizer, checked_chunksize
+from prefect_fanout._sizing import CHUNKS_PER_WORKER, Chunksize, ChunkSizer, checked_chunksize
 from prefect_fanout._statistics import RunnerStatistics, TimelineEntry
 
 # Task runs remembered for timeline(); older ones are dropped and counted. An entry is about 300 bytes.

@@ -20,6 +20,8 @@ MIN_CHUNK_S = 0.001
 # A chunk's items and outcomes wait in memory: about 300 bytes an item, so 2 MB a chunk at this size.
 MAX_AUTO_CHUNKSIZE = 8_192
 MAX_CHUNKSIZE = 1_000_000
+# Chunks submitted and not yet finished, per worker: one that runs and one that waits for its turn.
+CHUNKS_PER_WORKER = 2
 
 
 def checked_chunksize(chunksize: object) -> Chunksize:

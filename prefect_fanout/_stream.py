@@ -20,11 +20,9 @@ from prefect_fanout._job import CHANGES, Job
 from prefect_fanout._outcome import FutureCancelled, Outcome
 from prefect_fanout._prefect import raise_if_flow_run_suspension_requested
 from prefect_fanout._runner import ExecutorTaskRunner
-from prefect_fanout._sizing import FAST_CHUNK_S, ChunkSizer, checked_chunksize
+from prefect_fanout._sizing import CHUNKS_PER_WORKER, FAST_CHUNK_S, ChunkSizer, checked_chunksize
 
 MAX_IN_FLIGHT = 10_000
-# Per worker: one chunk that runs, one that waits for its turn.
-CHUNKS_PER_WORKER = 2
 
 
 def fan_out(
