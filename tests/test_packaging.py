@@ -85,19 +85,20 @@ def test_nothing_generic_lands_in_site_packages() -> None:
 
 
 def test_importing_the_plugin_is_cheap() -> None:
-    """`import prefect_fanout` loads neither pipeline, and no heavy library that Prefect alone does not load."""
+    """Using all of its names loads neither pipeline, and no heavy library that Prefect alone does not load."""
     listing = "import sys; print(*sorted(name for name in sys.modules if name.count('.') < 2))"
     with_prefect = set(_run_python(f"import prefect; {listing}").split())
-    with_plugin = set(_run_python(f"import prefect_fanout; {listing}").split())
+    with_plugin = set(_run_python(f"from prefect_fanout import *; {listing}").split())
     added = with_plugin - with_prefect
     assert not {name.partition(".")[0] for name in added} & HEAVY
     assert not {name for name in added if name.startswith(("prefect_fanout.flows", "prefect_fanout.tasks"))}
 
 
-def test_the_command_loads_no_pipeline_before_it_runs_one() -> None:
-    """`import prefect_fanout.cli` loads neither pipeline, so that `fanout --help` does not wait for pandas."""
+def test_the_command_loads_no_pipeline_and_no_prefect_before_it_runs_one() -> None:
+    """`import prefect_fanout.cli` loads neither, so that `fanout --help` waits for nothing and Prefect says nothing."""
     loaded = _run_python("import sys, prefect_fanout.cli; print(*sys.modules)").split()
     assert "prefect_fanout.cli" in loaded
+    assert "prefect" not in loaded
     assert not [name for name in loaded if name.startswith(("prefect_fanout.flows", "prefect_fanout.tasks"))]
 
 
@@ -133,6 +134,7 @@ def test_the_door_has_at_most_twelve_names() -> None:
     """Everything in `__all__` exists, and there are at most 12 of them."""
     assert 0 < len(prefect_fanout.__all__) <= 12
     assert all(hasattr(prefect_fanout, name) for name in prefect_fanout.__all__)
+    assert set(prefect_fanout.__all__) <= set(dir(prefect_fanout))
 
 
 def test_there_is_one_version() -> None:
