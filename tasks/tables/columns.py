@@ -76,11 +76,9 @@ def fits(text: Array, kind: pa.DataType) -> bool:
 
 
 def _whole(text: Array, kind: pa.DataType) -> tuple[Array, Array | None, Mask | None]:
-    """The text, the typed column if Arrow casts all of it, and the cells that lose something by that."""
+    """The text with null for empty cells, the typed column if Arrow casts all of it, the cells that lose by that."""
+    text = empty_as_null(text)
     typed = _try_cast(text, kind)
-    if typed is None:
-        text = empty_as_null(text)
-        typed = _try_cast(text, kind)
     return text, typed, None if typed is None else _losses(text, typed, kind)
 
 
@@ -93,7 +91,11 @@ def _losses(text: Array, typed: Array, kind: pa.DataType) -> Mask | None:
 
 def empty_as_null(text: Array) -> Array:
     """The column with null for every empty cell."""
-    return _blank_out(text, _mask(pc.equal(text, pa.scalar("")).fill_null(False)))
+    if not len(text):
+        return text
+    ends, _ = _offsets(text)
+    empty = ends[1:] == ends[:-1]
+    return _blank_out(text, empty) if empty.any() else text
 
 
 def why_not(value: str, kind: pa.DataType) -> str:
@@ -125,8 +127,13 @@ def _try_cast(text: Array, kind: pa.DataType) -> Array | None:
 
 
 def _blank_out(column: Array, mask: Mask) -> Array:
-    blanked: Array = pc.if_else(pa.array(mask), pa.scalar(None, column.type), column)
-    return blanked
+    """The column with null where the mask says so. The values are shared: copying text takes longer than casting it."""
+    valid = ~mask
+    if column.null_count:
+        valid &= _mask(column.is_valid())
+    bits = np.packbits(np.concatenate((np.zeros(column.offset, np.bool_), valid)), bitorder="little")
+    buffers = [pa.py_buffer(bits.tobytes()), *column.buffers()[1:]]
+    return pa.Array.from_buffers(column.type, len(column), buffers, offset=column.offset)
 
 
 def _mask(column: Array) -> Mask:
