@@ -44,6 +44,10 @@ class Plan:
         self.clients = clients
         self.spread = spread
 
+    def folder(self, key: str) -> str:
+        """Folder of an item's image, relative to the run directory. A text: a Path takes longer than a hash."""
+        return f"{IMAGES_FOLDER}/{url_hash(key)[:2]}" if self.spread else IMAGES_FOLDER
+
 
 @task(name="download", cache_policy=NO_CACHE, persist_result=False)
 def download(item: Item, *, plan: Plan) -> Row:
@@ -67,18 +71,18 @@ def download_image(item: Item, plan: Plan, client: Client, *, pause: Callable[[f
     """
     row = new_row(item.index, item.url, item.key)
     began = time.monotonic()
-    folder = _folder(plan, item.key)
-    with closing(Body(folder)) as body:
+    folder = plan.folder(item.key)
+    with closing(Body(f"{plan.run}/{folder}")) as body:
         try:
             _fetch(item.key, plan.options, client, body, row, pause or plan.clients.pause)
             facts = inspect(body.open(), plan.options)
         except (FetchError, ContentError) as error:
             failed(row, error.kind, str(error))
         else:
-            final = folder / file_name(item.key, facts.extension)
-            row.update(status="ok", path=_shown(plan, final), sha256=body.sha256, bytes=body.size)
+            path = f"{folder}/{file_name(item.key, facts.extension)}"
+            row.update(status="ok", path=path, sha256=body.sha256, bytes=body.size)
             row.update(format=facts.format, width=facts.width, height=facts.height)
-            body.save(final)
+            body.save(f"{plan.run}/{path}")
     row["seconds"] = time.monotonic() - began
     return row
 
@@ -97,17 +101,6 @@ def make_folders(plan: Plan) -> None:
                 (folder / f"{number:02x}").mkdir(exist_ok=True)
     except OSError as error:
         raise storage_failure("The folder of the images", folder, error) from error
-
-
-def _folder(plan: Plan, key: str) -> Path:
-    folder = plan.run / IMAGES_FOLDER
-    return folder / url_hash(key)[:2] if plan.spread else folder
-
-
-def _shown(plan: Plan, path: Path) -> str:
-    """The path relative to the run directory."""
-    middle = (path.parent.name, path.name) if plan.spread else (path.name,)
-    return "/".join((IMAGES_FOLDER, *middle))
 
 
 def _fetch(
