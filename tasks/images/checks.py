@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import threading
 from collections.abc import Iterator
@@ -203,12 +204,9 @@ def _check_end(file: IO[bytes], name: str) -> None:
 
 def _holds_after(file: IO[bytes], start: int, marker: bytes) -> bool:
     """Whether a marker stands anywhere from a position on. From the end, as cameras append whole films."""
-    try:
-        number = file.fileno()
-    except OSError:  # in memory (io.UnsupportedOperation is an OSError)
-        file.seek(start)
-        return marker in file.read()
-    with mmap.mmap(number, 0, access=mmap.ACCESS_READ) as view:
+    if isinstance(file, io.BytesIO):
+        return file.getvalue().rfind(marker, start) >= 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         return view.rfind(marker, start) >= 0
 
 

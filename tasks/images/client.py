@@ -26,7 +26,7 @@ from prefect_fanout.tasks.images.retry import retry_after_s
 from prefect_fanout.tasks.images.transport import Adapter, tls_context
 
 CHUNK_BYTES = 64 * 1024
-"""Bytes per read: at most so many more than `max_bytes` are ever taken from a server."""
+"""Bytes per read: with what lies in the buffer, at most twice as many more than `max_bytes` are ever taken."""
 DRAIN_BYTES = 64 * 1024
 """A rest of this size is read and thrown away, which is cheaper than a new connection; a longer one is cut off."""
 DRAIN_S = 1.0

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import http.client
+import io
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import certifi
@@ -30,6 +31,8 @@ from prefect_fanout.tasks.images.deadline import DeadlineSSLSocket
 
 MAX_INFORMATIONAL = 10
 """1xx responses that are skipped before the real one; more is an attack or a defect."""
+READ_BYTES = 64 * 1024
+"""Bytes asked of a socket at once: most images on the web are smaller."""
 
 
 def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
@@ -52,8 +55,24 @@ def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
     return context
 
 
+class _LargeReads:
+    """A socket for `http.client`, which makes a file of it and reads that in pieces of 8 KiB.
+
+    Each read lets another thread have the interpreter and then waits for its turn, so the fewer the better.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, mode: Literal["rb"]) -> io.IOBase:
+        return self._sock.makefile(mode, READ_BYTES)
+
+
 class _Response(http.client.HTTPResponse):
     """A response that skips every 1xx: the standard library skips 100 only and takes 103 for the answer."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_LargeReads(sock), *args, **kwargs)  # type: ignore[arg-type] # it only calls makefile
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INFORMATIONAL):
@@ -133,6 +152,11 @@ class _ProxyManager(_PoolManager, ProxyManager):
     """The same through a proxy; the proxy itself may be on the own network."""
 
 
+def _path_start(url: str) -> int:
+    """Where the path begins in a URL in normal form: at the first slash that belongs neither to http:// nor https://."""
+    return url.index("/", len("https://"))
+
+
 class Adapter(requests.adapters.HTTPAdapter):
     """The adapter of one client: used by one thread, closed with its session."""
 
@@ -141,6 +165,8 @@ class Adapter(requests.adapters.HTTPAdapter):
         self._dialer = dialer
         self._context = context
         self._hosts = hosts
+        self._origin = ""
+        self._pool: Any = None
         super().__init__(pool_connections=hosts, pool_maxsize=1)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
@@ -169,6 +195,19 @@ class Adapter(requests.adapters.HTTPAdapter):
             )
         return manager
 
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        """The pool of a request. The last one is kept at hand: lists have long stretches of one host."""
+        if proxies:
+            return super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
+        url = request.url or ""
+        origin = url[: _path_start(url)]
+        if self._pool is None or origin != self._origin:
+            self._pool = super().get_connection_with_tls_context(request, verify, cert=cert)
+            self._origin = origin
+        return self._pool
+
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
@@ -181,7 +220,8 @@ class Adapter(requests.adapters.HTTPAdapter):
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """The request's target; without a proxy that is known without parsing the URL again."""
-        return super().request_url(request, proxies) if proxies else request.path_url
+        url = request.url or ""
+        return super().request_url(request, proxies) if proxies else url[_path_start(url) :]
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """The parts of a Response that are used here: no cookies, no guess at the text encoding."""
