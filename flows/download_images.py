@@ -131,7 +131,8 @@ def _download_all(source: UrlList, plan: Plan, intake: Intake) -> list[TimelineE
         try:
             for row in _rows(intake.read(source), plan, runner):
                 intake.note(row)
-                shown = _advance(progress, intake.counts, shown)
+                if progress.due():
+                    shown = _advance(progress, intake.counts, shown)
         except BaseException:
             plan.clients.stop()  # the runner waits for the items that run: they shall not take their whole time
             raise

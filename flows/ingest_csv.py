@@ -126,7 +126,8 @@ def _ingest_all(
             for row in _rows(outcomes, options):
                 intake.note(row)
                 bytes_read += row.get("bytes_in") or 0
-                shown = _advance(progress, intake.counts, shown)
+                if progress.due():
+                    shown = _advance(progress, intake.counts, shown)
         _advance(progress, intake.counts, shown)
         runner.shutdown()
         return bytes_read, runner.timeline()

@@ -112,11 +112,21 @@ class Progress:
         self._done += ok + failed + skipped
         self._failed += failed
         self._skipped += skipped
-        now = self._clock()
-        if self._listener is not None and now - self._told_at >= LISTENER_INTERVAL_S:
+        listener_due, request_due = self._due()
+        if listener_due and self._listener is not None:
             self._tell(self._listener)
-        if self._in_run and now >= self._next_request:
+        if request_due:
             self._request()
+
+    def due(self) -> bool:
+        """Whether `advance` would show anything now: who counts for itself need not tell of every item."""
+        return any(self._due())
+
+    def _due(self) -> tuple[bool, bool]:
+        """Whether it is time for the listener, and for a request."""
+        now = self._clock()
+        listener = self._listener is not None and now - self._told_at >= LISTENER_INTERVAL_S
+        return listener, self._in_run and now >= self._next_request
 
     def close(self) -> None:
         """Show where the run ended; closing twice is allowed. Where nobody knew the total, it is what was done."""
