@@ -93,7 +93,8 @@ class Mapping:
 
     def _may_cut(self) -> bool:
         with self._changed:
-            if self._pumping or self._open >= self._window or self._next >= len(self.items) or self._closed:
+            full = self._open >= self._sizer.window(self._window)
+            if self._pumping or full or self._next >= len(self.items) or self._closed:
                 return False
             self._pumping = True
             return True

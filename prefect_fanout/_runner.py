@@ -222,7 +222,7 @@ class ExecutorTaskRunner(TaskRunner[PrefectFuture[Any]]):
             task,
             items,
             binding,
-            sizer=ChunkSizer(self._chunksize),
+            sizer=ChunkSizer(self._chunksize, self.max_workers),
             window=CHUNKS_PER_WORKER * self.max_workers,
             wait_for=_as_list(wait_for),
             inputs=inputs,

@@ -20,7 +20,7 @@ from prefect_fanout._job import CHANGES, Job
 from prefect_fanout._outcome import FutureCancelled, Outcome
 from prefect_fanout._prefect import raise_if_flow_run_suspension_requested
 from prefect_fanout._runner import ExecutorTaskRunner
-from prefect_fanout._sizing import CHUNKS_PER_WORKER, FAST_CHUNK_S, ChunkSizer, checked_chunksize
+from prefect_fanout._sizing import CHUNKS_PER_WORKER, ChunkSizer, checked_chunksize
 
 MAX_IN_FLIGHT = 10_000
 
@@ -50,7 +50,8 @@ def fan_out(
             timeout apply to each item.
         *iterables: One iterable per parameter that varies, in the order of the task's parameters.
         static: The keyword arguments that all items share.
-        chunksize: Items per chunk; "auto" learns the size at which a chunk takes one to two seconds.
+        chunksize: Items per chunk; "auto" learns the size at which a chunk takes one to two seconds, with many
+            workers up to four.
         in_flight: Chunks submitted and not yet consumed; None means two per worker.
         ordered: Yield in input order instead of as they finish.
         runner: A started `ExecutorTaskRunner`; None means that of the flow run.
@@ -75,7 +76,7 @@ def fan_out(
         task,
         Binding.positional(task.fn, len(iterables), static or {}),
         source,
-        ChunkSizer(checked_chunksize(chunksize)),
+        ChunkSizer(checked_chunksize(chunksize), chosen.max_workers),
         in_flight or CHUNKS_PER_WORKER * chosen.max_workers,
         ordered,
     )
@@ -129,7 +130,7 @@ class _Stream:
         try:
             while True:
                 # What is done goes out before more is read: reading may take long, or for ever.
-                while self.end is None and len(self.window) < self.in_flight and not self._ready():
+                while self.end is None and self._has_room() and not self._ready():
                     self._submit_next()
                 if not self.window:
                     break
@@ -145,6 +146,9 @@ class _Stream:
             for job in self.window:
                 if not job.cancel("The fan-out was closed before the item began."):
                     job.stop.set()
+
+    def _has_room(self) -> bool:
+        return len(self.window) < self.sizer.window(self.in_flight)
 
     def _submit_next(self) -> None:
         try:
@@ -176,7 +180,7 @@ class _Stream:
         try:
             while len(items) < size:
                 items.append(next(self.source))
-                if self.sizer.auto and time.monotonic() - started > FAST_CHUNK_S:
+                if self.sizer.auto and time.monotonic() - started > self.sizer.fast_s:
                     break
         except Exception as error:  # noqa: BLE001 - StopIteration, or the user's own, raised again at the end
             self.end = error

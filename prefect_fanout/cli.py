@@ -82,7 +82,7 @@ class RunOptions:
     """Items worked on at the same time. [default: 16 for images, one per CPU for csv]"""
 
     chunksize: Annotated[int | Literal["auto"] | None, Parameter(show_choices=False)] = None
-    """Items per Prefect task run; "auto" aims at runs of one to two seconds. [default: auto for images, 1 for csv]"""
+    """Items per Prefect task run; "auto" aims at runs of a few seconds. [default: auto for images, 1 for csv]"""
 
     max_failed: int = 0
     """More failed items than this make the exit code 3. Everything is finished and written all the same."""

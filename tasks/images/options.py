@@ -18,7 +18,7 @@ class ImageOptions(BaseModel):
 
     Attributes:
         workers: Threads that download at the same time; None means 16.
-        chunksize: URLs per Prefect task run, or "auto" for runs of one to two seconds.
+        chunksize: URLs per Prefect task run, or "auto" for runs of a few seconds.
         max_failed: The run fails with TooManyFailures when more items than this failed; None means any number may.
         retry_failed: Fetch again what failed in an earlier run in the same run directory.
         fresh: Remove what an earlier run left in the run directory and start anew.

@@ -388,19 +388,19 @@ def test_items_may_be_futures() -> None:
 
 
 def test_the_auto_size_grows_on_fast_chunks() -> None:
-    """A thousand quick items are few task runs, and no chunk is more than eight times the one before it."""
+    """A thousand quick items are few task runs, and no chunk is more than sixteen times the one before it."""
     with Runner(max_workers=1) as runner:
         assert sum(1 for _ in fan_out(same, range(1000), in_flight=1, runner=runner)) == 1000
         *sizes, last = [entry.items for entry in runner.timeline()]
     assert sum(sizes) + last == 1000
     assert sizes[0] == 1
     assert len(sizes) < 100
-    assert all(after <= 8 * before for before, after in pairwise(sizes))
+    assert all(after <= 16 * before for before, after in pairwise(sizes))
 
 
 def test_the_sizer_doubles_halves_and_stays_within_its_bounds() -> None:
     """Fast chunks of the present size double it, slow ones halve it, others and fixed sizes change nothing."""
-    sizer = ChunkSizer("auto")
+    sizer = ChunkSizer("auto", 1)
     for expected in (1, 2, 4, 8):
         assert sizer.size == expected
         sizer.finished(expected, FAST_CHUNK_S / 2)
@@ -417,14 +417,34 @@ def test_the_sizer_doubles_halves_and_stays_within_its_bounds() -> None:
     sizer.finished(1, FAST_CHUNK_S / 5)
     assert sizer.size == 5
     sizer.finished(5, FAST_CHUNK_S / 100)
-    assert sizer.size == 40, "one chunk teaches eightfold at most"
+    assert sizer.size == 80, "one chunk teaches sixteenfold at most"
+    sizer.finished(1, SLOW_CHUNK_S)
+    assert sizer.size == 40, "one slow item shows that 80 take too long"
     for _ in range(30):
         sizer.finished(sizer.size, 0.0)
     assert sizer.size == MAX_AUTO_CHUNKSIZE
-    fixed = ChunkSizer(7)
+    fixed = ChunkSizer(7, 1)
     fixed.finished(7, 0.0)
     fixed.finished(7, SLOW_CHUNK_S * 2)
     assert fixed.size == 7
+
+
+def test_the_window_is_one_chunk_per_worker_while_the_size_is_learnt() -> None:
+    """Chunks wait for their turn only once the size is found, by a chunk that is right, too slow, or of the most."""
+    for last in (FAST_CHUNK_S, SLOW_CHUNK_S + 1, 0.0):
+        sizer = ChunkSizer("auto", 4)
+        assert (sizer.window(8), sizer.window(2)) == (4, 2)
+        sizer.finished(1, FAST_CHUNK_S / 2)
+        assert sizer.window(8) == 4
+        for _ in range(4):
+            sizer.finished(sizer.size, last)
+        assert sizer.window(8) == 8
+    assert ChunkSizer(7, 4).window(8) == 8
+
+
+def test_many_workers_make_longer_chunks() -> None:
+    """The time that a chunk aims at grows with the workers, from eight on, and up to twice."""
+    assert [ChunkSizer("auto", workers).fast_s for workers in (1, 8, 12, 16, 1000)] == [1.0, 1.0, 1.5, 2.0, 2.0]
 
 
 class Value:
