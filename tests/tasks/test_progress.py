@@ -69,6 +69,7 @@ def test_outside_a_run_there_is_no_api_call() -> None:
     with no_server() as door:
         with Progress("p", "Items", 10, clock=clock) as progress:
             clock.now += API_INTERVAL_S
+            assert not progress.due(), "there is nobody to tell"
             progress.advance(ok=10)
         with pytest.raises(BlockingIOError):
             door.accept()
@@ -82,7 +83,9 @@ def test_the_listener_is_told_at_the_beginning_at_intervals_and_at_the_end() -> 
         assert told == [(0, 0, 6)]
         progress.advance(ok=1)
         assert told == [(0, 0, 6)]
+        assert not progress.due()
         clock.now += LISTENER_INTERVAL_S
+        assert progress.due()
         progress.advance(failed=1)
         assert told == [(0, 0, 6), (2, 1, 6)]
         progress.advance(skipped=3)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from prefect_fanout.tasks.images import body as body_module
 from prefect_fanout.tasks.images.body import Body
 
 
@@ -25,6 +26,31 @@ def test_bytes_come_back_as_they_were(tmp_path: Path, size: int, block: int) -> 
     body.save(tmp_path / "final")
     assert (tmp_path / "final").read_bytes() == data
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+@pytest.mark.parametrize("size", [0, 10, 11])
+def test_a_file_of_an_earlier_run_is_replaced(
+    tmp_path: Path, size: int, unnamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved bytes take the place of a file with their name, also where the system makes no files without a name."""
+    if not unnamed:
+        monkeypatch.setattr(body_module, "_UNNAMED", 0)
+    for content in (b"a" * size, b"b" * size):
+        body = Body(tmp_path, memory_bytes=10)
+        body.write(content)
+        body.save(tmp_path / "final")
+        assert (tmp_path / "final").read_bytes() == content
+        assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_saved_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    """What others may read is decided by the umask, as for every file, and not by how the file came to its name."""
+    (tmp_path / "usual").touch()
+    body = Body(tmp_path)
+    body.write(b"x")
+    body.save(tmp_path / "final")
+    assert (tmp_path / "final").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 @pytest.mark.parametrize("size", [5, 50])

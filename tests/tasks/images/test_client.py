@@ -5,14 +5,17 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from pydantic import ValidationError
 
 from prefect_fanout._errors import UsageError
+from prefect_fanout.tasks.images.body import Body
 from prefect_fanout.tasks.images.client import ClientFactory, RequestsClient
 from prefect_fanout.tasks.images.options import ImageOptions
+from servers.fault_server import FaultServer, body
 
 
 @pytest.mark.parametrize("client", ["auto", "requests"])
@@ -60,12 +63,25 @@ def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
         ImageOptions.model_validate(options)
 
 
+def test_the_connection_at_hand_is_that_of_the_url() -> None:
+    """One client that goes back and forth between two hosts asks each for what is its own."""
+    with FaultServer() as first, FaultServer() as second, ClientFactory(ImageOptions(allow_private=True))() as client:
+        first.routes["/x"], second.routes["/x"] = body(b"first"), body(b"second")
+        received = []
+        for server in (first, first, second, first, second, second):
+            fetched = Body(Path())
+            client.fetch(f"{server.url}/x", fetched)
+            received.append(fetched.open().read())
+    assert received == [b"first", b"first", b"second", b"first", b"second", b"second"]
+
+
 def test_too_few_file_descriptors_are_a_failed_run() -> None:
     """EMFILE is nobody's URL: the run stops and says what to do."""
     program = """
 import os, resource, socket
 from pathlib import Path
 from prefect_fanout._errors import RunFailed
+from prefect_fanout.tasks.images.body import Body
 from prefect_fanout.tasks.images.body import Body
 from prefect_fanout.tasks.images.client import ClientFactory
 from prefect_fanout.tasks.images.options import ImageOptions
