@@ -166,14 +166,17 @@ def _int_loses(text: Array, typed: Array) -> Mask | None:
     values = _values(typed, np.int64)
     if typed.null_count:
         values = values[_mask(typed.is_valid())]
-    magnitude = np.abs(values)
-    expected = len(values) + int(np.count_nonzero(values < 0))
-    largest = int(magnitude.max(initial=0))
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    expected = len(values)
+    if low < 0:
+        expected += int(np.count_nonzero(values < 0))
+        values = np.abs(values)
+        high = max(high, -low)
     power = 10
-    while power <= largest:
-        expected += int(np.count_nonzero(magnitude >= power))
+    while power <= high:
+        expected += int(np.count_nonzero(values >= power))
         power *= 10
-    if expected == int(ends[-1]) - int(ends[0]) and not (values == np.iinfo(np.int64).min).any():
+    if expected == int(ends[-1]) - int(ends[0]) and low > np.iinfo(np.int64).min:
         return None
     return _mask(pc.not_equal(typed.cast(pa.string()), text).fill_null(False))
 
@@ -184,9 +187,11 @@ def _double_loses(text: Array, typed: Array) -> Mask | None:
         return None
     ends, data = _offsets(text)
     values = _values(typed, np.float64)
-    with np.errstate(invalid="ignore"):  # what lies under a null may be anything
-        large = ~(np.abs(values) < EXACT_DOUBLE)  # true for not-a-number as well
-    doubtful = large
+    limits = pc.min_max(typed)  # of what is not null, and a number
+    doubtful = np.zeros(len(text), np.bool_)
+    if not all(abs(limits[side].as_py() or 0.0) < EXACT_DOUBLE for side in ("min", "max")):
+        with np.errstate(invalid="ignore"):  # what lies under a null may be anything
+            doubtful |= ~(np.abs(values) < EXACT_DOUBLE)
     if len(data):
         start = ends[:-1].astype(np.intp)
         first = data.take(start, mode="clip")  # clip: empty cells may start behind the last byte

@@ -15,7 +15,7 @@ from prefect_fanout._errors import RunFailed
 from prefect_fanout.tasks.tables.columns import convert_column, why_not
 from prefect_fanout.tasks.tables.dialect import Dialect
 from prefect_fanout.tasks.tables.faults import Reason
-from prefect_fanout.tasks.tables.records import RAW_LIMIT_BYTES, Chunk
+from prefect_fanout.tasks.tables.records import RAW_LIMIT_BYTES, Chunk, Text
 
 VALUE_LIMIT = 1000
 """Characters of a cell that are shown in a reject; the record's raw bytes hold all of it."""
@@ -92,7 +92,7 @@ def parse(chunk: Chunk, dialect: Dialect, null_values: tuple[str, ...], *, skip_
             rejects.append(Reject(record, Reason.INVALID_UTF8, message))
             keep[record] = False
     kept = np.flatnonzero(keep)
-    text, misfits = _split(chunk.payload(keep), dialect, null_values)
+    text, misfits = _split(chunk.payload(keep), dialect, null_values, multiline=chunk.scan.multiline)
     if text.num_rows + len(misfits) != len(kept):
         raise RunFailed(
             f"Between byte {chunk.offset} and {chunk.offset + len(chunk.data)} there are {len(kept)} records, but "
@@ -160,7 +160,7 @@ def reject_rows(file: str, chunk: Chunk, rejects: list[Reject], *, header: bool)
 
 
 def _split(
-    payload: bytes | memoryview, dialect: Dialect, null_values: tuple[str, ...]
+    payload: bytes | memoryview, dialect: Dialect, null_values: tuple[str, ...], *, multiline: bool
 ) -> tuple[pa.Table, list[tuple[int, int]]]:
     """All fields as text, and for each record of another width its number from 1 and its width."""
     names = [str(i) for i in range(dialect.width)]
@@ -179,7 +179,7 @@ def _split(
         pa.BufferReader(payload),  # type: ignore[arg-type] # the stubs do not know Arrow's own streams
         # one block for the whole chunk: blocks lose the second half of a quoted CRLF that they cut (arrow#51368)
         pacsv.ReadOptions(use_threads=False, block_size=len(payload) + 1, column_names=names),
-        pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=note),
+        pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=multiline, invalid_row_handler=note),
         pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             null_values=list(null_values),
@@ -244,7 +244,7 @@ def _invalid_utf8(chunk: Chunk) -> list[tuple[int, str]]:
     return found
 
 
-def _is_utf8(data: bytes, size: int) -> bool:
+def _is_utf8(data: Text, size: int) -> bool:
     if data.isascii():
         return True
     offsets = pa.py_buffer(np.array([0, size], np.int32).tobytes())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import os
 import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from prefect_fanout.tasks.tables.faults import FileFault
 
@@ -80,26 +81,38 @@ class TextSource:
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes of text; fewer only at the end of the file, none when it is over."""
-        parts = [self._left[:size]]
-        self._left = self._left[size:]
-        missing = size - len(parts[0])
-        while missing > 0:
-            piece = self._read_raw(missing) if self._pieces is None else next(self._pieces, b"")
-            if not piece:
+        text = bytearray(size)
+        with memoryview(text) as view:
+            count = self.readinto(view)
+        return bytes(text[:count])
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer with the next bytes of text; fewer than fit only at the end of the file, 0 when it is over."""
+        count = self._take_left(buffer)
+        while count < len(buffer):
+            if self._pieces is None:
+                more = self._read_raw_into(buffer[count:])
+            else:
+                self._left = next(self._pieces, b"")
+                more = self._take_left(buffer[count:])
+            if not more:
                 break
-            parts.append(piece[:missing])
-            self._left = piece[missing:]
-            missing -= len(parts[-1])
-        text = b"".join(parts) if len(parts) != 2 or parts[0] else parts[1]
-        self.text_bytes += len(text)
-        return text
+            count += more
+        self.text_bytes += count
+        return count
+
+    def _take_left(self, buffer: memoryview) -> int:
+        count = min(len(self._left), len(buffer))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
 
     @property
     def sha256(self) -> str:
         """The digest of the file's own bytes, as far as they were read."""
         return self._hash.hexdigest()
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> io.FileIO:
         try:
             # O_NONBLOCK: a named pipe without a writer must be an error, not a wait without end
             return os.fdopen(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
@@ -107,13 +120,19 @@ class TextSource:
             raise _unreadable(self._path, error) from error
 
     def _read_raw(self, size: int) -> bytes:
+        data = bytearray(size)
+        with memoryview(data) as view:
+            count = self._read_raw_into(view)
+        return bytes(data[:count])
+
+    def _read_raw_into(self, buffer: memoryview) -> int:
         try:
-            data = self._file.read(size)
+            count = self._file.readinto(buffer)
         except OSError as error:
             raise _unreadable(self._path, error) from error
-        self._hash.update(data)
-        self.bytes_in += len(data)
-        return data
+        self._hash.update(buffer[:count])
+        self.bytes_in += count
+        return count
 
     def _detect(self) -> None:
         head = self._read_raw(HEAD_BYTES)

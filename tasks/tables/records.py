@@ -23,6 +23,7 @@ import numpy.typing as npt
 from prefect_fanout.tasks.tables.faults import Reason
 
 Positions = npt.NDArray[np.int64]
+Text = bytes | bytearray
 
 LF, CR, QUOTE = 10, 13, 34
 
@@ -33,8 +34,8 @@ RAW_LIMIT_BYTES = 64 * 1024
 class Readable(Protocol):
     """Anything that gives the next bytes of text."""
 
-    def read(self, size: int, /) -> bytes:
-        """The next `size` bytes; fewer only when the text is over."""
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer with the next bytes and return how many; fewer than fit only when the text is over."""
         ...
 
 
@@ -44,7 +45,8 @@ class Scan:
 
     `starts` and `ends` delimit the content of each record that is not blank, without its line end; `lines` are the
     positions of the last byte of every physical line end up to `consumed`; `faults` names the records, by their
-    position in `starts`, that are not well formed; `blank` counts empty lines.
+    position in `starts`, that are not well formed; `blank` counts empty lines; `multiline` is true where a record may
+    go over more than one line.
     """
 
     starts: Positions
@@ -53,6 +55,7 @@ class Scan:
     faults: dict[int, Reason]
     blank: int
     consumed: int
+    multiline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Chunk:
         full_length: Bytes, without its line end, of a record of which `data` holds only the beginning; else None.
     """
 
-    data: bytes
+    data: Text
     scan: Scan
     offset: int
     first_line: int
@@ -84,7 +87,7 @@ class Chunk:
 
     def raw(self, record: int) -> bytes:
         """The bytes of a record without its line end."""
-        return self.data[int(self.scan.starts[record]) : int(self.scan.ends[record])]
+        return bytes(self.data[int(self.scan.starts[record]) : int(self.scan.ends[record])])
 
     def payload(self, keep: npt.NDArray[np.bool_]) -> bytes | memoryview:
         """The text of the records marked in `keep`, in their order."""
@@ -98,7 +101,7 @@ class Chunk:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)  # also without its header, no copy is made of it
 
 
-def scan(data: bytes, delimiter: int, *, final: bool, give_up: bool = False) -> Scan:
+def scan(data: Text, delimiter: int, *, final: bool, give_up: bool = False) -> Scan:
     """Find the records of a text that begins at the start of a record.
 
     Args:
@@ -117,6 +120,7 @@ def scan(data: bytes, delimiter: int, *, final: bool, give_up: bool = False) -> 
         if (at_end and len(quotes) % 2) or not _is_regular(buffer, quotes, delimiter):
             quotes, faults = _walk(data, quotes, lines, delimiter, final=final, at_end=at_end)
         terminators = lines[(np.searchsorted(quotes, lines) & 1) == 0]
+    multiline = len(terminators) < len(lines)
     consumed = int(terminators[-1]) + 1 if len(terminators) else 0
     ends = terminators
     if final and consumed < len(data):
@@ -136,10 +140,10 @@ def scan(data: bytes, delimiter: int, *, final: bool, give_up: bool = False) -> 
     for position, reason in faults:
         if position < consumed:
             named.setdefault(int(np.searchsorted(starts, position, side="right")) - 1, reason)
-    return Scan(starts, contents, lines[: np.searchsorted(lines, consumed)], named, blank, consumed)
+    return Scan(starts, contents, lines[: np.searchsorted(lines, consumed)], named, blank, consumed, multiline)
 
 
-def _line_ends(data: bytes, buffer: npt.NDArray[np.uint8], *, final: bool) -> Positions:
+def _line_ends(data: Text, buffer: npt.NDArray[np.uint8], *, final: bool) -> Positions:
     """Positions of the last byte of every LF, CRLF and lone CR."""
     feeds = np.flatnonzero(buffer == LF)
     if b"\r" not in data:
@@ -167,7 +171,7 @@ def _is_regular(buffer: npt.NDArray[np.uint8], quotes: Positions, delimiter: int
 
 
 def _walk(
-    data: bytes, quotes: Positions, lines: Positions, delimiter: int, *, final: bool, at_end: bool
+    data: Text, quotes: Positions, lines: Positions, delimiter: int, *, final: bool, at_end: bool
 ) -> tuple[Positions, list[tuple[int, Reason]]]:
     """The quotes that truly open and close fields, and the faults by position, found one quote after the other."""
     at, ends = quotes.tolist(), lines.tolist()
@@ -238,7 +242,7 @@ class RecordReader:
         self._delimiter = delimiter
         self._block_bytes = block_bytes
         self._max_record_bytes = max_record_bytes
-        self._tail = head
+        self._tail: Text = head
         self._final = head_is_all
         self.offset = offset
         self.line = first_line
@@ -248,9 +252,7 @@ class RecordReader:
     def __iter__(self) -> Iterator[Chunk]:
         wanted = 0 if self._tail else self._block_bytes
         while True:
-            block = b"" if self._final else self._source.read(wanted)
-            self._final = self._final or len(block) < wanted
-            data = self._tail + block if self._tail else block
+            data = self._tail if self._final else self._behind(self._tail, wanted)
             found = scan(data, self._delimiter, final=self._final)
             if not self._final and not found.consumed and len(data) > self._max_record_bytes:
                 found = scan(data, self._delimiter, final=False, give_up=True)
@@ -266,7 +268,17 @@ class RecordReader:
             # a record longer than a block: read as much again, so that scanning it stays linear in its length
             wanted = self._block_bytes if found.consumed else max(self._block_bytes, len(data))
 
-    def _chunk(self, data: bytes, found: Scan, full_length: int | None = None, line_end: int = 0) -> Chunk:
+    def _behind(self, tail: Text, size: int) -> bytearray:
+        """The tail and the next bytes behind it, read to where they belong, as copying a block takes time too."""
+        data = bytearray(len(tail) + size)
+        data[: len(tail)] = tail
+        with memoryview(data) as view:
+            count = self._source.readinto(view[len(tail) :])
+        self._final = count < size
+        del data[len(tail) + count :]
+        return data
+
+    def _chunk(self, data: Text, found: Scan, full_length: int | None = None, line_end: int = 0) -> Chunk:
         chunk = Chunk(data, found, self.offset, self.line, self.records + 1, full_length)
         self.offset += found.consumed if full_length is None else full_length + line_end
         self.line += len(found.lines)
@@ -274,7 +286,7 @@ class RecordReader:
         self.blank += found.blank
         return chunk
 
-    def _oversized(self, data: bytes) -> Chunk:
+    def _oversized(self, data: Text) -> Chunk:
         """Pass by a line that is longer than any record may be; its beginning is kept for the rejects."""
         head, length, line_end = data[:RAW_LIMIT_BYTES], 0, 0
         while True:
@@ -291,9 +303,7 @@ class RecordReader:
                 length += keep
                 self._tail = b""
                 break
-            block = self._source.read(self._block_bytes)
-            self._final = len(block) < self._block_bytes
-            data = data[len(data) - keep :] + block
+            data = self._behind(data[len(data) - keep :], self._block_bytes)
         found = Scan(
             starts=np.zeros(1, np.int64),
             ends=np.full(1, len(head), np.int64),

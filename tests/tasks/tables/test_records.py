@@ -32,9 +32,10 @@ class Text:
     def __init__(self, text: bytes) -> None:
         self.rest = text
 
-    def read(self, size: int, /) -> bytes:
-        piece, self.rest = self.rest[:size], self.rest[size:]
-        return piece
+    def readinto(self, buffer: memoryview, /) -> int:
+        piece, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 def _chunks(text: bytes, block_bytes: int, *, head: int = 0, max_record_bytes: int = 1000) -> list[Chunk]:
