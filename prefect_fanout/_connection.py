@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect_fanout._errors import RunFailed
-from prefect_fanout._local_server import OFFLINE_SETTINGS, start_local_server
+from prefect_fanout._local_server import OFFLINE_SETTINGS, is_local_server, start_local_server
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 # Settings that lead to a server or a database outside a folder that is to hold everything.
@@ -69,3 +71,19 @@ def connect(home: Path | None = None) -> str:
     os.environ["PREFECT_API_URL"] = address
     refresh_global_settings_context()
     return address
+
+
+@contextmanager
+def suited_to(address: str) -> Iterator[None]:
+    """Have flow runs in this block send no heartbeats to a server that ends with this process.
+
+    Nobody looks there for runs that died without a word, and at its end a flow waits up to a second for the thread
+    that sends them.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    if not is_local_server(address):
+        yield
+        return
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield

@@ -35,6 +35,15 @@ OFFLINE_SETTINGS = {
 }
 
 
+_addresses: set[str] = set()
+"""Of the servers that this process has started; the thread that runs the command writes and reads it."""
+
+
+def is_local_server(address: str) -> bool:
+    """Whether a server was started by this process and ends with it."""
+    return address in _addresses
+
+
 def start_local_server(home: Path) -> str:
     """Start the server with its database and its log below `home`, and stop it when this process exits.
 
@@ -69,7 +78,9 @@ def start_local_server(home: Path) -> str:
             f"Its log is {log_path}; it ends with:\n{tail}\n"
             "Set PREFECT_API_URL to use a server that is already running."
         )
-    return f"http://127.0.0.1:{port}/api"
+    address = f"http://127.0.0.1:{port}/api"
+    _addresses.add(address)
+    return address
 
 
 def _read_port(process: subprocess.Popen[bytes]) -> int | None:

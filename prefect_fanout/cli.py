@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Group, Parameter
 
-from prefect_fanout._connection import connect, quiet_prefect
+from prefect_fanout._connection import connect, quiet_prefect, suited_to
 from prefect_fanout._errors import FanoutError, TooManyFailures, UsageError
 from prefect_fanout._finished import Finished, read_finished
 from prefect_fanout._terminal import Terminal
@@ -247,11 +247,11 @@ def _run(terminal: Terminal, title: str, flow: Callable[[], Mapping[str, Any]], 
     from prefect_fanout.tasks.progress import bound_listener
 
     with terminal.waiting("Starting Prefect's embedded server ..."):
-        connect()
+        address = connect()
     excess = None
     started = time.monotonic()
     try:
-        with terminal.bar(title) as bar, bound_listener(bar.update):
+        with terminal.bar(title) as bar, bound_listener(bar.update), suited_to(address):
             flow()
     except TooManyFailures as error:
         excess = error

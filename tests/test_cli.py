@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect.settings import get_current_settings
 
-from prefect_fanout import __version__
+from prefect_fanout import __version__, _local_server
+from prefect_fanout._connection import suited_to
 from prefect_fanout._demo_site import demo_site
 from prefect_fanout.cli import main
 from prefect_fanout.tasks.ledger import read_ledger
@@ -301,6 +303,18 @@ def test_a_server_that_does_not_answer_exits_with_1(tmp_path: Path) -> None:
     assert "PREFECT_API_URL" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_heartbeats_go_only_to_a_server_that_outlives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of the command's own gets none, for nobody waits for them there; any other server gets Prefect's."""
+    usual = get_current_settings().flows.heartbeat_frequency
+    monkeypatch.setattr(_local_server, "_addresses", {"http://127.0.0.1:1/api"})
+    seen = []
+    for address in ("http://127.0.0.1:1/api", "http://127.0.0.1:2/api"):
+        with suited_to(address):
+            seen.append(get_current_settings().flows.heartbeat_frequency)
+    assert seen == [None, usual]
+    assert usual is not None
 
 
 def test_ctrl_c_keeps_what_was_finished_and_exits_with_130(tmp_path: Path, environment: dict[str, str]) -> None:
