@@ -29,6 +29,7 @@ from benchmarks.harness.report import CANNOT_RUN, Report, Spread, command_line, 
 from benchmarks.harness.tables import MB, make_tables
 
 OURS = "ingest-csv"
+BY_COMMAND = "ingest-csv, by `fanout csv`"
 PANDAS_2 = "pandas 2.3, one by one"
 DUCKDB = "DuckDB, COPY"
 # At least so many times faster than each. The target for pandas was set with 2.3; from 3.1 on it reads a file in
@@ -95,6 +96,7 @@ def _peers_text() -> str:
 def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterator[Contender]:
     """Ours, then the peers that are there and wanted."""
     yield Contender(name=OURS, file="csv_ours.py", function="flow", environment=ours)
+    yield Contender(name=BY_COMMAND, file="csv_ours.py", function="flow_of_the_command", environment=ours)
     pandas = ".".join(version("pandas").split(".")[:2])
     peers = [
         Contender(name=f"pandas {pandas}, one by one", file="csv_peers.py", function="pandas_one_by_one"),

@@ -29,6 +29,7 @@ from benchmarks.harness.web import SITE_FOLDER, find_nginx, make_site, nginx
 
 BASELINE = "a Session per thread"
 OURS = "download-images"
+BY_COMMAND = "download-images, by `fanout images`"
 # At least as fast as the baseline.
 TARGET = 1.0
 COMMANDS = {"curl": "curl --parallel", "aria2c": "aria2c", "wget2": "wget2"}
@@ -92,6 +93,7 @@ def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterato
     """The baseline, ours, then the peers that are there and wanted."""
     yield Contender(name=BASELINE, file="images_peers.py", function="sessions")
     yield Contender(name=OURS, file="images_ours.py", function="flow", environment=ours)
+    yield Contender(name=BY_COMMAND, file="images_ours.py", function="flow_of_the_command", environment=ours)
     yield Contender(
         name=f'{OURS}, verify="full"',
         file="images_ours.py",
