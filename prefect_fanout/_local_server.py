@@ -34,6 +34,13 @@ OFFLINE_SETTINGS = {
     "DO_NOT_TRACK": "1",
 }
 
+# The server records task runs one by one otherwise, and refuses on SQLite the flow run that begins meanwhile ("database
+# is locked"): the second run of a command would wait two seconds before it asks again. Seconds, and task runs.
+RECORDER_SETTINGS = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
+}
 
 _addresses: set[str] = set()
 """Of the servers that this process has started; the thread that runs the command writes and reads it."""
@@ -65,7 +72,7 @@ def start_local_server(home: Path) -> str:
             stdout=subprocess.PIPE,
             stderr=log,
             # PYTHONSAFEPATH: a checkout as the current folder must not come before the installed package.
-            env={**os.environ, "PREFECT_HOME": str(home), "PYTHONSAFEPATH": "1"},
+            env={**RECORDER_SETTINGS, **os.environ, "PREFECT_HOME": str(home), "PYTHONSAFEPATH": "1"},
             start_new_session=True,
         )
     # Registered with atexit, which runs after Prefect's own workers have sent their last events and logs.

@@ -25,6 +25,14 @@ OFFLINE_SETTINGS = {
     "DO_NOT_TRACK": "1",
 }
 
+# The server records task runs one by one otherwise, and on SQLite a flow run that begins meanwhile is refused (503,
+# "database is locked"); Prefect's client asks again two seconds later. Most tests waited longer for that than they ran.
+RECORDER_SETTINGS = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrefectServer:
@@ -70,6 +78,7 @@ def prefect_server_process(home: Path) -> Iterator[PrefectServer]:
         "PREFECT_SERVER_UI_API_URL": f"{base}/api",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         **OFFLINE_SETTINGS,
+        **RECORDER_SETTINGS,
     }
     log = home / "server.log"
     with log.open("wb") as output:
