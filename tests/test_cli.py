@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
 from prefect_fanout import __version__, _local_server
 from prefect_fanout._connection import suited_to
@@ -307,14 +307,12 @@ def test_a_server_that_does_not_answer_exits_with_1(tmp_path: Path) -> None:
 
 def test_heartbeats_go_only_to_a_server_that_outlives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server of the command's own gets none, for nobody waits for them there; any other server gets Prefect's."""
-    usual = get_current_settings().flows.heartbeat_frequency
     monkeypatch.setattr(_local_server, "_addresses", {"http://127.0.0.1:1/api"})
     seen = []
     for address in ("http://127.0.0.1:1/api", "http://127.0.0.1:2/api"):
-        with suited_to(address):
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}), suited_to(address):
             seen.append(get_current_settings().flows.heartbeat_frequency)
-    assert seen == [None, usual]
-    assert usual is not None
+    assert seen == [None, 60]
 
 
 def test_ctrl_c_keeps_what_was_finished_and_exits_with_130(tmp_path: Path, environment: dict[str, str]) -> None:
