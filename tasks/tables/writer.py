@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -32,8 +33,9 @@ class ParquetFile:
     Leaving the `with` block without `commit` removes the temporary file: a writer that is closed after an error would
     have written a valid footer below half of the rows.
 
-    Cancellation and shutdown: with `overlap`, one thread encodes; leaving the block waits for it to end. Its errors
-    are raised by the next `write` or by `close`.
+    Cancellation and shutdown: a thread has the disk take each row group while the next rows are prepared, as `commit`
+    would otherwise wait for all of them; with `overlap`, another one encodes. Leaving the block waits for both to end.
+    Their errors are raised by the next `write` or by `close`.
 
     Args:
         final: The name the file shall have.
@@ -57,6 +59,8 @@ class ParquetFile:
         self._bytes = 0
         self._encoder = ThreadPoolExecutor(1, "encode") if overlap else None
         self._encoding: Future[None] | None = None
+        self._flusher = ThreadPoolExecutor(1, "flush")
+        self._flushing: Future[None] | None = None
         self._closed = False
         # an own sink: the writer would delete a file it opened itself, and hide the error it met
         self._sink = pa.OSFile(str(self.temporary), "wb")
@@ -76,6 +80,7 @@ class ParquetFile:
     ) -> None:
         if self._encoder is not None:
             self._encoder.shutdown(wait=True)
+        self._flusher.shutdown(wait=True)
         if not self._closed:
             # the footer goes to a file that is removed in the next line, and a full disk was reported already
             with contextlib.suppress(OSError, pa.ArrowException):
@@ -102,6 +107,8 @@ class ParquetFile:
         """
         self._encode()
         self._wait()
+        if self._flushing is not None:
+            self._flushing.result()
         self._writer.close()
         self._sink.close()
         self._closed = True
@@ -124,6 +131,11 @@ class ParquetFile:
 
     def _write_group(self, table: pa.Table) -> None:
         self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        if self._flushing is not None and self._flushing.done():
+            flushed, self._flushing = self._flushing, None
+            flushed.result()
+        if self._flushing is None:
+            self._flushing = self._flusher.submit(os.fsync, self._sink.fileno())
 
     def _wait(self) -> None:
         if self._encoding is not None:
