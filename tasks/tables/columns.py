@@ -44,6 +44,11 @@ _BOOLEANS = pa.array(["true", "True", "TRUE", "false", "False", "FALSE"])
 _BOOLEAN_VALUES = pa.array([True, True, True, False, False, False])
 
 
+def in_one_piece(column: pa.ChunkedArray[Any]) -> Array:
+    """The column as one array: the very piece it consists of, where it is one; `combine_chunks` copies that too."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def convert_column(text: Array, kind: pa.DataType) -> tuple[Array, Mask | None]:
     """Convert a column of text.
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from prefect_fanout._errors import RunFailed
-from prefect_fanout.tasks.tables.columns import convert_column, why_not
+from prefect_fanout.tasks.tables.columns import convert_column, in_one_piece, why_not
 from prefect_fanout.tasks.tables.dialect import Dialect
 from prefect_fanout.tasks.tables.faults import Reason
 from prefect_fanout.tasks.tables.records import RAW_LIMIT_BYTES, Chunk, Text
@@ -117,7 +117,7 @@ def to_types(parsed: Parsed, schema: pa.Schema) -> tuple[pa.Table, list[Reject],
     """
     arrays, failures = [], {}
     for i, field in enumerate(schema):
-        column = parsed.text.column(i).combine_chunks()
+        column = in_one_piece(parsed.text.column(i))
         typed, bad = convert_column(column, field.type)
         arrays.append(typed)
         if bad is not None:
@@ -193,7 +193,7 @@ def _split(
 
 def _without_last_column(parsed: Parsed, dialect: Dialect) -> Parsed:
     """Every record ends with a delimiter: a record with something after it has a field too many."""
-    last = parsed.text.column(dialect.width - 1).combine_chunks()
+    last = in_one_piece(parsed.text.column(dialect.width - 1))
     filled = np.array([value not in (None, "") for value in last.unique().to_pylist()], np.bool_)
     text = parsed.text.select(range(dialect.width - 1))
     if not filled.any():

@@ -30,6 +30,9 @@ LF, CR, QUOTE = 10, 13, 34
 RAW_LIMIT_BYTES = 64 * 1024
 """How much of a rejected record's bytes is kept."""
 
+PIECE_BYTES = 512 * 1024
+"""How much of a text is searched at once."""
+
 
 class Readable(Protocol):
     """Anything that gives the next bytes of text."""
@@ -115,7 +118,7 @@ def scan(data: Text, delimiter: int, *, final: bool, give_up: bool = False) -> S
     faults: list[tuple[int, Reason]] = []
     terminators = lines
     if b'"' in data:
-        quotes = np.flatnonzero(buffer == QUOTE)
+        quotes = _positions(buffer, QUOTE)
         at_end = final or give_up
         if (at_end and len(quotes) % 2) or not _is_regular(buffer, quotes, delimiter):
             quotes, faults = _walk(data, quotes, lines, delimiter, final=final, at_end=at_end)
@@ -143,12 +146,18 @@ def scan(data: Text, delimiter: int, *, final: bool, give_up: bool = False) -> S
     return Scan(starts, contents, lines[: np.searchsorted(lines, consumed)], named, blank, consumed, multiline)
 
 
+def _positions(buffer: npt.NDArray[np.uint8], byte: int) -> Positions:
+    """Where a byte occurs; looked for piece by piece, as the memory for a whole mask is new, and cleared, each time."""
+    found = [np.flatnonzero(buffer[at : at + PIECE_BYTES] == byte) + at for at in range(0, len(buffer), PIECE_BYTES)]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
 def _line_ends(data: Text, buffer: npt.NDArray[np.uint8], *, final: bool) -> Positions:
     """Positions of the last byte of every LF, CRLF and lone CR."""
-    feeds = np.flatnonzero(buffer == LF)
+    feeds = _positions(buffer, LF)
     if b"\r" not in data:
         return feeds
-    returns = np.flatnonzero(buffer == CR)
+    returns = _positions(buffer, CR)
     if returns[-1] == len(data) - 1:
         before_feed = np.append(buffer[returns[:-1] + 1] == LF, not final)  # the next block may begin with the LF
     else:
@@ -215,10 +224,12 @@ def _walk(
 class RecordReader:
     """Cuts a text into chunks of whole records; the memory it needs is bounded by its two sizes.
 
+    A chunk's text is good until the next chunk is asked for, which is read into the same memory.
+
     Args:
         source: Where the text comes from.
         delimiter: The byte between fields.
-        block_bytes: Bytes read for one chunk.
+        block_bytes: Bytes of text in one chunk.
         max_record_bytes: The longest record that is put together; a longer one is faulted and passed by.
         head: Text that was read already, with which the file begins; it makes the first chunk.
         head_is_all: Whether the file ends with `head`.
@@ -242,41 +253,50 @@ class RecordReader:
         self._delimiter = delimiter
         self._block_bytes = block_bytes
         self._max_record_bytes = max_record_bytes
-        self._tail: Text = head
+        self._head = head
         self._final = head_is_all
+        self._buffer = bytearray()
         self.offset = offset
         self.line = first_line
         self.records = 0
         self.blank = 0
 
     def __iter__(self) -> Iterator[Chunk]:
-        wanted = 0 if self._tail else self._block_bytes
+        data: Text = self._head or self._behind(b"")
+        self._head = b""
         while True:
-            data = self._tail if self._final else self._behind(self._tail, wanted)
             found = scan(data, self._delimiter, final=self._final)
             if not self._final and not found.consumed and len(data) > self._max_record_bytes:
                 found = scan(data, self._delimiter, final=False, give_up=True)
                 if not found.consumed:
-                    yield self._oversized(data)
-                    wanted = self._block_bytes
+                    chunk, tail = self._oversized(data)
+                    yield chunk
+                    data = tail if self._final else self._behind(tail)
                     continue
-            self._tail = data[found.consumed :]
+            tail = data[found.consumed :]
             if found.consumed:
                 yield self._chunk(data, found)
             if self._final:
                 return
-            # a record longer than a block: read as much again, so that scanning it stays linear in its length
-            wanted = self._block_bytes if found.consumed else max(self._block_bytes, len(data))
+            data = self._behind(tail)
 
-    def _behind(self, tail: Text, size: int) -> bytearray:
-        """The tail and the next bytes behind it, read to where they belong, as copying a block takes time too."""
-        data = bytearray(len(tail) + size)
-        data[: len(tail)] = tail
+    def _behind(self, tail: Text) -> bytearray:
+        """The tail and the next bytes behind it, read to where they belong, as copying a block takes time too.
+
+        Together they are a block, so that all of them can lie in the same memory: having a new block of it cleared,
+        and given back, takes longer than reading into it. A tail of more than half a block is a long record: as much
+        again is read, so that scanning it stays linear in its length.
+        """
+        kept = len(tail)
+        size = max(self._block_bytes, 2 * kept)
+        if len(self._buffer) != size:
+            self._buffer = bytearray(size)
+        data = self._buffer
+        data[:kept] = tail
         with memoryview(data) as view:
-            count = self._source.readinto(view[len(tail) :])
-        self._final = count < size
-        del data[len(tail) + count :]
-        return data
+            count = self._source.readinto(view[kept:])
+        self._final = kept + count < size
+        return data[: kept + count] if self._final else data
 
     def _chunk(self, data: Text, found: Scan, full_length: int | None = None, line_end: int = 0) -> Chunk:
         chunk = Chunk(data, found, self.offset, self.line, self.records + 1, full_length)
@@ -286,8 +306,8 @@ class RecordReader:
         self.blank += found.blank
         return chunk
 
-    def _oversized(self, data: Text) -> Chunk:
-        """Pass by a line that is longer than any record may be; its beginning is kept for the rejects."""
+    def _oversized(self, data: Text) -> tuple[Chunk, Text]:
+        """Pass by a line that is longer than any record may be; its beginning is kept, and what follows it given."""
         head, length, line_end = data[:RAW_LIMIT_BYTES], 0, 0
         while True:
             lines = _line_ends(data, np.frombuffer(data, np.uint8), final=False)
@@ -295,15 +315,15 @@ class RecordReader:
                 end = int(lines[0]) + 1
                 line_end = 2 if data[max(end - 2, 0) : end] == b"\r\n" else 1
                 length += end - line_end
-                self._tail = data[end:]
+                tail = data[end:]
                 break
             keep = 1 if data.endswith(b"\r") else 0  # it may be half of a CRLF
             length += len(data) - keep
             if self._final:
                 length += keep
-                self._tail = b""
+                tail = b""
                 break
-            data = self._behind(data[len(data) - keep :], self._block_bytes)
+            data = self._behind(data[len(data) - keep :])
         found = Scan(
             starts=np.zeros(1, np.int64),
             ends=np.full(1, len(head), np.int64),
@@ -312,4 +332,4 @@ class RecordReader:
             blank=0,
             consumed=len(head),
         )
-        return self._chunk(head, found, full_length=length, line_end=line_end)
+        return self._chunk(head, found, full_length=length, line_end=line_end), tail

@@ -15,6 +15,7 @@ from prefect_fanout.tasks.tables.columns import (
     TIMESTAMP_NS_UTC,
     TIMESTAMP_UTC,
     fits,
+    in_one_piece,
 )
 
 CANDIDATES: tuple[pa.DataType, ...] = (
@@ -61,7 +62,7 @@ def infer_schema(names: Sequence[str], text: pa.Table, as_text: Collection[str] 
     """
     return pa.schema(
         [
-            pa.field(name, pa.string() if name in as_text else infer_type(text.column(i).combine_chunks()))
+            pa.field(name, pa.string() if name in as_text else infer_type(in_one_piece(text.column(i))))
             for i, name in enumerate(names)
         ]
     )
