@@ -46,7 +46,9 @@ _BOOLEAN_VALUES = pa.array([True, True, True, False, False, False])
 
 def in_one_piece(column: pa.ChunkedArray[Any]) -> Array:
     """The column as one array: the very piece it consists of, where it is one; `combine_chunks` copies that too."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if column.num_chunks == 1:
+        return column.chunk(0)  # type: ignore[return-value] # the stubs say ChunkedArray, and are wrong
+    return column.combine_chunks()
 
 
 def convert_column(text: Array, kind: pa.DataType) -> tuple[Array, Mask | None]:
@@ -192,24 +194,22 @@ def _double_loses(text: Array, typed: Array) -> Mask | None:
         return None
     ends, data = _offsets(text)
     values = _values(typed, np.float64)
-    limits = pc.min_max(typed)  # of what is not null, and a number
-    doubtful = np.zeros(len(text), np.bool_)
-    if not all(abs(limits[side].as_py() or 0.0) < EXACT_DOUBLE for side in ("min", "max")):
-        with np.errstate(invalid="ignore"):  # what lies under a null may be anything
-            doubtful |= ~(np.abs(values) < EXACT_DOUBLE)
+    with np.errstate(invalid="ignore"):  # what lies under a null may be anything
+        doubtful = ~(np.abs(values) < EXACT_DOUBLE)
+    valid = _mask(typed.is_valid()) if typed.null_count else None
     if len(data):
-        start = ends[:-1].astype(np.intp)
-        first = data.take(start, mode="clip")  # clip: empty cells may start behind the last byte
+        first = data.take(ends[:-1], mode="clip")  # clip: empty cells may start behind the last byte
         # most cells that begin with another character are 0.5 and -12.5: only what is left is looked at one by one
-        others = np.flatnonzero((first < ord("1")) | (first > ord("9")))
-        digit = start[others] + (first[others] == ord("-"))
+        others = (first < ord("1")) | (first > ord("9"))
+        rows = np.flatnonzero(others if valid is None else others & valid)
+        digit = ends[rows] + (first[rows] == ord("-"))
         lead, after = data.take(digit, mode="clip"), data.take(digit + 1, mode="clip")
         plain = (lead >= ord("1")) & (lead <= ord("9"))
-        plain |= (lead == ord("0")) & ((after == ord(".")) | (digit + 1 >= ends[1:][others]))
+        plain |= (lead == ord("0")) & ((after == ord(".")) | (digit + 1 >= ends[rows + 1]))
         plain |= (lead == ord(".")) & (after >= ord("0")) & (after <= ord("9"))
-        doubtful[others] |= ~plain
-    if typed.null_count:
-        doubtful = doubtful & _mask(typed.is_valid())
+        doubtful[rows[~plain]] = True
+    if valid is not None:
+        doubtful &= valid
     bad = np.zeros(len(text), np.bool_)
     for i in np.flatnonzero(doubtful).tolist():
         cell = text[i].as_py()

@@ -122,7 +122,8 @@ def scan(data: Text, delimiter: int, *, final: bool, give_up: bool = False) -> S
         at_end = final or give_up
         if (at_end and len(quotes) % 2) or not _is_regular(buffer, quotes, delimiter):
             quotes, faults = _walk(data, quotes, lines, delimiter, final=final, at_end=at_end)
-        terminators = lines[(np.searchsorted(quotes, lines) & 1) == 0]
+        if _go_over_lines(quotes, lines):
+            terminators = lines[(np.searchsorted(quotes, lines) & 1) == 0]
     multiline = len(terminators) < len(lines)
     consumed = int(terminators[-1]) + 1 if len(terminators) else 0
     ends = terminators
@@ -130,8 +131,9 @@ def scan(data: Text, delimiter: int, *, final: bool, give_up: bool = False) -> S
         ends = np.append(terminators, len(data))
         consumed = len(data)
     starts = np.concatenate((np.zeros(min(1, len(ends)), np.int64), ends[:-1] + 1))
-    contents = ends.copy()
+    contents = ends
     if b"\r" in data:
+        contents = ends.copy()
         inner = np.flatnonzero((ends > starts) & (ends < len(data)))
         crlf = inner[(buffer[ends[inner]] == LF) & (buffer[ends[inner] - 1] == CR)]
         contents[crlf] -= 1
@@ -177,6 +179,14 @@ def _is_regular(buffer: npt.NDArray[np.uint8], quotes: Positions, delimiter: int
         return False
     after = buffer[closing[closing < len(buffer) - 1] + 1]
     return bool(((after == delimiter) | (after == LF) | (after == CR) | (after == QUOTE)).all())
+
+
+def _go_over_lines(quotes: Positions, lines: Positions) -> bool:
+    """Whether a line end lies between a quote that opens and the one that closes, or behind one that nothing closes."""
+    before = np.searchsorted(lines, quotes)
+    if len(quotes) % 2:
+        before = np.append(before, len(lines))
+    return bool((before[0::2] != before[1::2]).any())
 
 
 def _walk(
@@ -269,9 +279,8 @@ class RecordReader:
             if not self._final and not found.consumed and len(data) > self._max_record_bytes:
                 found = scan(data, self._delimiter, final=False, give_up=True)
                 if not found.consumed:
-                    chunk, tail = self._oversized(data)
+                    chunk, data = self._oversized(data)
                     yield chunk
-                    data = tail if self._final else self._behind(tail)
                     continue
             tail = data[found.consumed :]
             if found.consumed:
@@ -307,7 +316,7 @@ class RecordReader:
         return chunk
 
     def _oversized(self, data: Text) -> tuple[Chunk, Text]:
-        """Pass by a line that is longer than any record may be; its beginning is kept, and what follows it given."""
+        """Pass by a line that is longer than any record may be: its beginning, and the text to go on with."""
         head, length, line_end = data[:RAW_LIMIT_BYTES], 0, 0
         while True:
             lines = _line_ends(data, np.frombuffer(data, np.uint8), final=False)
@@ -315,13 +324,13 @@ class RecordReader:
                 end = int(lines[0]) + 1
                 line_end = 2 if data[max(end - 2, 0) : end] == b"\r\n" else 1
                 length += end - line_end
-                tail = data[end:]
+                rest = data[end:] if self._final else self._behind(data[end:])
                 break
             keep = 1 if data.endswith(b"\r") else 0  # it may be half of a CRLF
             length += len(data) - keep
             if self._final:
                 length += keep
-                tail = b""
+                rest = data[:0]
                 break
             data = self._behind(data[len(data) - keep :])
         found = Scan(
@@ -332,4 +341,4 @@ class RecordReader:
             blank=0,
             consumed=len(head),
         )
-        return self._chunk(head, found, full_length=length, line_end=line_end), tail
+        return self._chunk(head, found, full_length=length, line_end=line_end), rest
