@@ -15,6 +15,9 @@ STOP_PATIENCE_S = 15.0
 READY_PATIENCE_S = 120.0
 READY_INTERVAL_S = 0.1
 
+# The process group ends with its parent, even with one that was killed: then the pipe that it reads ends.
+TIED_TO_PARENT = 'exec 3<&0 </dev/null; (cat <&3 >/dev/null; kill -TERM -$$) & exec 3<&-; exec "$@"'
+
 
 class BenchmarkError(Exception):
     """A benchmark cannot go on; the text says why and what to do."""
@@ -70,13 +73,14 @@ def background(
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            ["sh", "-c", TIED_TO_PARENT, "sh", *command],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
         )
+    assert process.stdin is not None
     try:
         deadline = time.monotonic() + READY_PATIENCE_S
         while not _is_ready(ready):
@@ -87,6 +91,7 @@ def background(
         yield process
     finally:
         stop(process)
+        process.stdin.close()
 
 
 def _is_ready(ready: Callable[[], bool]) -> bool:

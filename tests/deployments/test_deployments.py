@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -215,6 +216,30 @@ def test_nothing_outlives_a_failure(tmp_path: Path) -> None:
             connection, _ = listener.accept()
             sockets.enter_context(connection).settimeout(60)
             raise ZeroDivisionError
+        assert connection.recv(1) == b""  # its end of the connection closed with the process
+
+
+def test_nothing_outlives_killed_tests(tmp_path: Path) -> None:
+    """What a fixture has started ends with the process of the tests, even when that is killed outright."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.settimeout(60)
+        grandchild = f"import socket; socket.create_connection({listener.getsockname()}).recv(1)"
+        tests = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from servers.prefect_server import started
+with started([sys.executable, "-c", {grandchild!r}], log=Path("log"), environment=os.environ):
+    signal.pause()
+"""
+        process = subprocess.Popen([sys.executable, "-c", tests], cwd=tmp_path)
+        try:
+            connection, _ = listener.accept()
+            sockets.enter_context(connection).settimeout(60)
+        finally:
+            process.kill()
+            process.wait()
         assert connection.recv(1) == b""  # its end of the connection closed with the process
 
 

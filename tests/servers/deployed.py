@@ -20,7 +20,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
-from servers.prefect_server import PrefectServer, stop
+from servers.prefect_server import PrefectServer, started
 
 ROOT = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).with_name("prefect")
@@ -62,24 +62,18 @@ class Background:
 @contextmanager
 def in_background(command: Sequence[str | Path], *, log: Path, environment: Mapping[str, str]) -> Iterator[Background]:
     """Run a command in the folder of its log while the block lasts; nothing that it started outlives the block."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=log.parent,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield Background(process=process, log=log)
-        finally:
-            # A worker gives every flow run a process group of its own, so stopping the worker's group is not enough.
-            family = descendants(process.pid)
-            stop(process)
-            for pid in family:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+    family: list[int] = []
+    try:
+        with started(command, log=log, environment=environment, cwd=log.parent) as process:
+            try:
+                yield Background(process=process, log=log)
+            finally:
+                family = descendants(process.pid)
+    finally:
+        # A worker gives every flow run a process group of its own, so stopping the worker's group is not enough.
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,9 @@ RECORDER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
 }
 
+# The process group ends with its parent, even with one that was killed: then the pipe that it reads ends.
+TIED_TO_PARENT = 'exec 3<&0 </dev/null; (cat <&3 >/dev/null; kill -TERM -$$) & exec 3<&-; exec "$@"'
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrefectServer:
@@ -53,7 +56,30 @@ def free_port() -> int:
         return port
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+@contextmanager
+def started(
+    command: Sequence[str | Path], *, log: Path, environment: Mapping[str, str], cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command, and whatever it starts in its process group, while the block lasts; its output goes to `log`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["sh", "-c", TIED_TO_PARENT, "sh", *command],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    try:
+        yield process
+    finally:
+        _stop(process)
+        process.stdin.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
     """Stop the process group that `process` leads: politely, then for certain."""
     for wish, patience_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 15)):
         try:
@@ -81,19 +107,10 @@ def prefect_server_process(home: Path) -> Iterator[PrefectServer]:
         **RECORDER_SETTINGS,
     }
     log = home / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**os.environ, **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            _wait_until_ready(process, f"{base}/api/health", log)
-            yield PrefectServer(api_url=f"{base}/api", ui_url=base, home=home, log=log, environment=environment)
-        finally:
-            stop(process)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with started(command, log=log, environment={**os.environ, **environment}) as process:
+        _wait_until_ready(process, f"{base}/api/health", log)
+        yield PrefectServer(api_url=f"{base}/api", ui_url=base, home=home, log=log, environment=environment)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
