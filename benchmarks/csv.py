@@ -1,6 +1,6 @@
 """CSV files into Parquet: the flow `ingest-csv` beside other engines, at the same codec.
 
-    python benchmarks/csv.py [--files N] [--mb N] [--rounds N] [--codecs NAME...] [--markdown FILE]
+    python benchmarks/csv.py [--files N] [--mb N...] [--rounds N] [--codecs NAME...] [--markdown FILE]
 
 Exit code 0: every target is met. 1: one is missed. 2: the benchmark could not run.
 """
@@ -56,15 +56,17 @@ def main() -> int:
         options.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="csv-", dir=options.work) as name:
             folder = Path(name).resolve()
-            report.say(f"Making {options.files} files of {options.mb:g} MB ...")
-            rows = make_tables(folder / "in", options.files, options.mb)
             with prefect_server(folder / "prefect") as server:
                 _warm_up(options, server, folder)
                 report.paragraph(f"`{command_line()}`")
                 report.paragraph(machine(["prefect", "pandas", "pyarrow"]) + _peers_text())
-                for codec in options.codecs:
-                    contenders = list(_contenders(options, server.environment))
-                    _compare(report, options, contenders, codec, folder, server, rows)
+                for mb in options.mb:
+                    report.say(f"Making {options.files} files of {mb:g} MB ...")
+                    rows = make_tables(folder / "in", options.files, mb)
+                    for codec in options.codecs:
+                        contenders = list(_contenders(options, server.environment))
+                        _compare(report, options, contenders, codec, folder, server, rows)
+                    shutil.rmtree(folder / "in")
         report.write()
     except BenchmarkError as error:
         print(error, file=sys.stderr)
@@ -75,7 +77,9 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=10, help="CSV files (%(default)s)")
-    parser.add_argument("--mb", type=float, default=30.0, help="size of a file in MB (%(default)s)")
+    parser.add_argument(
+        "--mb", type=float, nargs="+", default=[100.0], metavar="N", help="size of a file in MB; several in turn (100)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often all run, in turns (%(default)s)")
     parser.add_argument("--codecs", nargs="+", choices=["snappy", "zstd"], default=["snappy", "zstd"], metavar="NAME")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only peers whose name has one of these words")
@@ -146,7 +150,7 @@ def _compare(
             shutil.rmtree(out)
             # What one contender wrote is not to be written to the disk in the time of the next.
             os.sync()
-    _show(report, measures, codec, f"{options.files} files, {size / MB:,.0f} MB, {rows:,} rows x 15 columns")
+    _show(report, measures, f"{options.files} files, {size / MB:,.0f} MB, {codec}", f"{rows:,} rows x 15 columns")
 
 
 def _written(out: Path) -> tuple[int, float]:
@@ -159,14 +163,14 @@ def _written(out: Path) -> tuple[int, float]:
     return sum(read_metadata(path).num_rows for path in paths), sum(path.stat().st_size for path in paths) / MB
 
 
-def _show(report: Report, measures: dict[str, list[dict[str, float]]], codec: str, what: str) -> None:
+def _show(report: Report, measures: dict[str, list[dict[str, float]]], what: str, rows: str) -> None:
     ours = [one["seconds"] for one in measures[OURS]]
     ratios = {
         name: Spread.of(one["seconds"] / mine for one, mine in zip(runs, ours, strict=True))
         for name, runs in measures.items()
     }
     report.paragraph(
-        f"{what}, {codec}, {len(ours)} rounds in turns; median (lowest to highest). Every contender wrote every row."
+        f"{what}, {rows}, {len(ours)} rounds in turns; median (lowest to highest). Every contender wrote every row."
     )
     report.table(
         ["contender", "seconds", f"times the time of {OURS}", "CPU s", "peak MB", "Parquet MB", "whole process s"],
@@ -185,7 +189,7 @@ def _show(report: Report, measures: dict[str, list[dict[str, float]]], codec: st
         if name in ratios:
             report.verdict(
                 ratios[name].median >= target,
-                f"at least {target:g} times as fast as {name} ({codec}): {ratios[name].text(2)} times, pair by pair",
+                f"at least {target:g} times as fast as {name} ({what}): {ratios[name].text(2)} times, pair by pair",
             )
 
 
