@@ -3,6 +3,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +157,47 @@ def test_a_rerun_skips_what_is_done(inputs: Inputs) -> None:
     assert (again["rows_in"], again["rejected"]) == (first["rows_in"], first["rejected"])
     assert inputs.data() == before
     assert [row["status"] for row in inputs.rows().values()] == ["ok"] * 3
+
+
+PROGRAM = """
+import sys
+from prefect_fanout.flows.ingest_csv import ingest_csv
+if __name__ == "__main__":
+    ingest_csv(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_is_completed_by_the_next(
+    inputs: Inputs, prefect_server: PrefectServer, sent: signal.Signals
+) -> None:
+    """Killed or interrupted between two files: no half Parquet file, a readable ledger, and a rerun that completes."""
+    files, rows = 120, 5000
+    inputs.write(
+        **{f"{n}.csv": b"id,name\n" + b"".join(b"%d,x%d\n" % (i, n) for i in range(rows)) for n in range(files)}
+    )
+    command = [sys.executable, "-P", "-c", PROGRAM, str(inputs.folder / "*"), str(inputs.run)]
+    # Its own session: the signal is for it alone.
+    with subprocess.Popen(
+        command, env=dict(prefect_server.environment), start_new_session=True, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            eventually(lambda: list(inputs.run.glob("data/*.parquet")), lambda done: len(done) >= 10)
+            process.send_signal(sent)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode != 0, errors
+    assert inputs.run_json is None
+    written = list(inputs.run.glob("data/*.parquet"))
+    assert 0 < len(written) < files
+    assert {pq.read_metadata(path).num_rows for path in written} == {rows}, "what has its name is whole"
+    result = inputs.ingest("*")
+    assert (result["rows_in"], result["rows_out"]) == (files * rows, files * rows)
+    assert result["ok"] + result["skipped"] == files
+    assert {path.suffix for path in (inputs.run / "data").iterdir()} == {".parquet"}, "nothing half-written is left"
+    if sent is not signal.SIGKILL:
+        assert 0 < result["skipped"] <= len(written), "what was finished is in the ledger"
 
 
 def test_a_rerun_does_a_changed_file_again(inputs: Inputs) -> None:
