@@ -22,8 +22,8 @@ MEETING_POINT = threading.Barrier(2, timeout=60)  # seconds; makes sure that bot
 
 
 def say(event: str) -> None:
-    """Print what happened and in which thread."""
-    print(f"{event} in {threading.current_thread().name}")
+    """Print what happened and in which thread, with its line end in one piece, as two threads may print at once."""
+    print(f"{event} in {threading.current_thread().name}\n", end="")
 
 
 def square(number: int, connection: sqlite3.Connection) -> int:
