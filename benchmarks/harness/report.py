@@ -68,6 +68,8 @@ class Report:
     def paragraph(self, text: str) -> None:
         """Show a sentence or two."""
         print(f"\n{text}", flush=True)
+        if self._lines and self._lines[-1]:
+            self._lines.append("")  # a list of verdicts would swallow it
         self._lines += [text, ""]
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
