@@ -173,7 +173,7 @@ def _int_loses(text: Array, typed: Array) -> Mask | None:
     values = _values(typed, np.int64)
     if typed.null_count:
         values = values[_mask(typed.is_valid())]
-    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    low, high = (int(np.min(values)), int(np.max(values))) if len(values) else (0, 0)
     expected = len(values)
     if low < 0:
         expected += int(np.count_nonzero(values < 0))
