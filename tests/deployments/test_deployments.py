@@ -229,7 +229,7 @@ def test_nothing_outlives_killed_tests(tmp_path: Path) -> None:
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from servers.prefect_server import started
+from servers.process import started
 with started([sys.executable, "-c", {grandchild!r}], log=Path("log"), environment=os.environ):
     signal.pause()
 """

@@ -20,7 +20,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
-from servers.prefect_server import PrefectServer, started
+from servers.prefect_server import PrefectServer
+from servers.process import started
 
 ROOT = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).with_name("prefect")
