@@ -57,14 +57,14 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="csv-", dir=options.work) as name:
             folder = Path(name).resolve()
             with prefect_server(folder / "prefect") as server:
-                _warm_up(options, server, folder)
+                contenders = list(_contenders(options, server.environment))
+                _warm_up(contenders[0], folder)
                 report.paragraph(f"`{command_line()}`")
                 report.paragraph(machine(["prefect", "pandas", "pyarrow"]) + _peers_text())
                 for mb in options.mb:
                     report.say(f"Making {options.files} files of {mb:g} MB ...")
                     rows = make_tables(folder / "in", options.files, mb)
                     for codec in options.codecs:
-                        contenders = list(_contenders(options, server.environment))
                         _compare(report, options, contenders, codec, folder, server, rows)
                     shutil.rmtree(folder / "in")
         report.write()
@@ -114,11 +114,10 @@ def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterato
     yield from (peer for peer in peers if not options.only or any(word in peer.name for word in options.only))
 
 
-def _warm_up(options: argparse.Namespace, server: PrefectServer, folder: Path) -> None:
+def _warm_up(ours: Contender, folder: Path) -> None:
     """Have the new server answer one flow run, which takes it a second longer than all later ones."""
     small = folder / "small.csv"
     small.write_text("a,b\n1,2\n")
-    ours = next(_contenders(options, server.environment))
     ours.run(files=[str(small)], out=str(folder / "warm-up"), codec="snappy", threads=1)
 
 

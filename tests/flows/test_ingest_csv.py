@@ -173,9 +173,8 @@ def test_a_run_that_is_stopped_is_completed_by_the_next(
 ) -> None:
     """Killed or interrupted between two files: no half Parquet file, a readable ledger, and a rerun that completes."""
     files, rows = 120, 5000
-    inputs.write(
-        **{f"{n}.csv": b"id,name\n" + b"".join(b"%d,x%d\n" % (i, n) for i in range(rows)) for n in range(files)}
-    )
+    text = b"".join(b"%d,x\n" % row for row in range(rows))
+    inputs.write(**{f"{number}.csv": b"id,n%d\n" % number + text for number in range(files)})
     command = [sys.executable, "-P", "-c", PROGRAM, str(inputs.folder / "*"), str(inputs.run)]
     # Its own session: the signal is for it alone.
     with subprocess.Popen(
