@@ -34,11 +34,11 @@ set -eu
 export PREFECT_HOME="$(UI_HOME)" PREFECT_PROFILE=ephemeral PREFECT_API_URL="http://127.0.0.1:$(UI_PORT)/api"
 export PREFECT_SERVER_UI_API_URL="$$PREFECT_API_URL" PREFECT_SERVER_ANALYTICS_ENABLED=false
 mkdir -p "$(UI_HOME)/work"
-children=""
-trap 'trap - EXIT INT TERM; kill $$children 2>/dev/null; wait; echo "Stopped."' EXIT
+server="" worker=""
+# The worker first: one that is told to end when its server is gone waits for the server.
+trap 'trap - EXIT INT TERM; for child in $$worker $$server; do kill $$child || :; wait $$child || :; done; echo "Stopped."' EXIT
 trap 'exit 130' INT TERM
 "$(BIN)/prefect" server start --host 127.0.0.1 --port $(UI_PORT) > "$(UI_HOME)/server.log" 2>&1 & server=$$!
-children="$$server"
 until "$(BIN)/python" -c "import urllib.request; urllib.request.urlopen('$$PREFECT_API_URL/health')" 2>/dev/null; do
 	kill -0 $$server 2>/dev/null || { tail "$(UI_HOME)/server.log" >&2; echo "The server did not start. Is port $(UI_PORT) taken? Try: make ui UI_PORT=4201" >&2; exit 1; }
 	sleep 0.5
@@ -48,7 +48,9 @@ done
 "$(BIN)/python" -c "from pathlib import Path; from prefect_fanout._demo_tables import write_demo_tables; write_demo_tables(Path('$(UI_HOME)/work/incoming'))"
 cp examples/wikimedia.txt "$(UI_HOME)/work/images.txt"
 cd "$(UI_HOME)/work"
-"$(BIN)/prefect" worker start --pool fanout > "$(UI_HOME)/worker.log" 2>&1 & children="$$server $$!"
+# A shell has what it starts with & ignore SIGINT, which is what a worker that gets SIGTERM sends itself to end.
+"$(BIN)/python" -c "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])" \
+	"$(BIN)/prefect" worker start --pool fanout > "$(UI_HOME)/worker.log" 2>&1 & worker=$$!
 echo
 echo "Prefect's UI, with both deployments and a worker:  http://127.0.0.1:$(UI_PORT)"
 echo "Choose Deployments, then Run > Quick run. ingest-csv has ten demo files; download-images needs the internet."
