@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 
 from prefect_fanout import ExecutorTaskRunner, Outcome, TimelineEntry, fan_out
 from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
+from prefect_fanout._text import traceback_text
 from prefect_fanout.tasks.images.client import DEFAULT_WORKERS, ClientFactory
 from prefect_fanout.tasks.images.deadline import Stopped
 from prefect_fanout.tasks.images.download import FLAT_FILES, Plan, download, make_folders
@@ -160,7 +161,7 @@ def _row_of(outcome: Outcome) -> Row:
     if outcome.status == "cancelled" or isinstance(outcome.error, Stopped):
         row.update(status="cancelled", error_kind="cancelled", error="The run ended before the item was done.")
         return row
-    get_run_logger().error("A download failed in a way that was not foreseen.", exc_info=outcome.error)
+    get_run_logger().error("A download failed in a way that was not foreseen.\n%s", traceback_text(outcome.error))
     return failed(row, "internal", f"A defect of the program, not of the item: {outcome.error!r}")
 
 

@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 
 from prefect_fanout import ExecutorTaskRunner, Outcome, TimelineEntry, fan_out
 from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
+from prefect_fanout._text import traceback_text
 from prefect_fanout.tasks.ledger import Ledger
 from prefect_fanout.tasks.report import Notice, Progress, RunSummary, publish_summary, write_report, write_timeline
 from prefect_fanout.tasks.run_directory import RunDirectory
@@ -143,7 +144,7 @@ def _rows(outcomes: Iterator[Outcome], options: CsvOptions) -> Iterator[Row]:
             raise RunFailed(f"{outcome.item.source} was cancelled. Run again with the same folder to ingest it.")
         if isinstance(outcome.error, RunFailed):
             raise outcome.error
-        get_run_logger().error("The ingest of a file failed in a way not foreseen.", exc_info=outcome.error)
+        get_run_logger().error("The ingest of a file failed in a way not foreseen.\n%s", traceback_text(outcome.error))
         row = new_row(outcome.item, options) | {"attempts": outcome.attempts}
         yield failed(row, "internal", f"A defect of the program, not of the file: {outcome.error!r}")
 

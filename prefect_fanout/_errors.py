@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from prefect_fanout._text import shown_lines
+
+MESSAGE_CHARS = 10_000
+"""Longest text of an error, in characters: some screens. The longest that is meant ends with a server's log."""
+
 
 class FanoutError(Exception):
-    """Base of every error that prefect-fanout raises on its own account."""
+    """Base of every error that prefect-fanout raises on its own account.
+
+    Its text may name files and URLs of others. It keeps no control characters: terminals and logs show it as it is.
+    """
+
+    def __init__(self, *texts: object) -> None:
+        super().__init__(*(shown_lines(text, MESSAGE_CHARS) for text in texts))
 
 
 class UsageError(FanoutError, ValueError):

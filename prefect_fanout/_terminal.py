@@ -1,7 +1,8 @@
 """What the `fanout` command writes: the live bar, the summary, the errors.
 
 The summary goes to standard output, everything else to standard error. Where they are not a terminal there is no bar,
-and the summary is one line.
+and the summary is one line. URLs, file names and errors come from others: no control character of theirs is written,
+for a terminal would obey it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from prefect_fanout._errors import MESSAGE_CHARS
 from prefect_fanout._finished import Finished, counted
+from prefect_fanout._text import shown_lines, shown_text
 
 REFRESHES_PER_S = 8
+LINE_CHARS = 10_000  # of a run's summary: a path of 4,096 characters, and counts
 PLACE_WIDTH = 40  # leaves half of a usual terminal for the reason
 
 
@@ -79,7 +83,7 @@ class Terminal:
         if not self.err.is_terminal:
             yield
             return
-        with self.err.status(Text(text, style="dim")):
+        with self.err.status(Text(shown_text(text), style="dim")):
             yield
 
     @contextmanager
@@ -97,35 +101,36 @@ class Terminal:
             disable=not self.err.is_terminal,
             refresh_per_second=REFRESHES_PER_S,
         ) as progress:
-            yield Bar(progress, progress.add_task(title, total=None, failed=0))
+            yield Bar(progress, progress.add_task(shown_text(title), total=None, failed=0))
 
     def heading(self, text: str) -> None:
         """Write a bold line above what follows; nothing where one line per run is enough."""
         if self.talks:
             self.out.print()
-            self.out.print(Text(text, style="bold"))
+            self.out.print(Text(shown_text(text), style="bold"))
 
     def note(self, text: str) -> None:
         """Write a quiet line; nothing where one line per run is enough."""
         if self.talks:
-            self.out.print(Text(text, style="dim"))
+            self.out.print(Text(shown_lines(text, MESSAGE_CHARS), style="dim"))
 
     def finished(self, finished: Finished) -> None:
         """Write what a run came to: a few lines, or one."""
         if not self.talks:
-            self.out.print(Text(finished.line()))
+            self.out.print(Text(shown_text(finished.line(), LINE_CHARS)))
             return
         line = Text("  ")
         for position, (name, number) in enumerate(finished.counts.items()):
             style = "green" if name == "ok" and number else "red" if name in ("failed", "rejected") and number else ""
             line.append("  " if position else "").append(f"{number:,}", style=f"bold {style}").append(
-                f" {counted(name, number)}", style
+                f" {shown_text(counted(name, number))}", style
             )
         self.out.print(line.append(f"  in {finished.seconds:.1f} s", style="dim"))
         self.table([(failure.kind, failure.item, failure.reason) for failure in finished.examples])
         hidden = sum(finished.failures.values()) - len(finished.examples)
         if hidden > 0:
-            self.out.print(Text(f"  and {hidden:,} more; all by kind: {finished.kinds()}", style="dim"))
+            kinds = shown_text(finished.kinds(), LINE_CHARS)
+            self.out.print(Text(f"  and {hidden:,} more; all by kind: {kinds}", style="dim"))
 
     def table(self, rows: Sequence[tuple[str, str, str]]) -> None:
         """Write what went wrong, one row each: kind, place, reason; nothing where one line per run is enough."""
@@ -136,7 +141,9 @@ class Terminal:
         table.add_column(no_wrap=True)
         table.add_column(style="dim", overflow="fold")
         for kind, place, reason in rows:
-            table.add_row(kind, Text(_end_of(place, PLACE_WIDTH)), Text(reason))
+            # As Text: rich would take a plain string for its own markup, which can make links.
+            texts = (shown_text(kind), shown_text(_end_of(place, PLACE_WIDTH)), shown_text(reason))
+            table.add_row(*map(Text, texts))
         self.out.print(Padding(table, (0, 0, 0, 2)), soft_wrap=False)
 
     def places(self, places: Sequence[tuple[str, Path]]) -> None:
@@ -145,16 +152,23 @@ class Terminal:
             return
         width = max(len(name) for name, _ in places)
         for name, path in places:
-            self.out.print(Text(f"  {name:<{width}}  ", style="dim").append(str(path), style="default"))
+            self.out.print(
+                Text(f"  {name:<{width}}  ", style="dim").append(shown_text(path, LINE_CHARS), style="default")
+            )
 
     def success(self, text: str) -> None:
         """Write the good news at the end."""
         self.out.print()
-        self.out.print(Text("✔ ", style="bold green").append(text, style="default"))
+        self.out.print(Text("✔ ", style="bold green").append(shown_text(text, LINE_CHARS), style="default"))
 
     def error(self, text: str) -> None:
         """Write what went wrong and what to do to standard error."""
-        self.err.print(Text("fanout: ", style="bold red").append(text, style="default"))
+        self.err.print(error_text(text))
+
+
+def error_text(error: object) -> Text:
+    """Return an error as the command writes it: after its own name, line breaks kept, nothing that a terminal obeys."""
+    return Text("fanout: ", style="bold red").append(shown_lines(error, MESSAGE_CHARS), style="default")
 
 
 def _end_of(text: str, width: int) -> str:

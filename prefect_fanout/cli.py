@@ -19,7 +19,7 @@ from cyclopts import App, Group, Parameter
 from prefect_fanout._connection import connect, quiet_prefect, suited_to
 from prefect_fanout._errors import FanoutError, TooManyFailures, UsageError
 from prefect_fanout._finished import Finished, read_finished
-from prefect_fanout._terminal import Terminal
+from prefect_fanout._terminal import Terminal, error_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -68,6 +68,7 @@ app = App(
     help_format="plaintext",
     version=lambda: version("prefect-fanout"),
     suppress_keyboard_interrupt=False,  # main() has something to say then
+    error_formatter=error_text,  # cyclopts repeats an argument as it is, and a pattern may have made it of a file name
 )
 COMMON = Group("Options of every run", sort_key=1)
 IMAGES = Group("Options for images", sort_key=0)

@@ -22,6 +22,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 
+from prefect_fanout._text import markdown_text
+
 API_INTERVAL_S = 2.0
 """Least time between two requests, in seconds: the UI reloads no faster, and a request costs a flow some 10 ms."""
 
@@ -150,8 +152,8 @@ class Progress:
         of = "" if self._total is None else f" of {self._total:,}"
         failed = f", {self._failed:,} failed" if self._failed else ""
         skipped = f", {self._skipped:,} finished earlier" if self._skipped else ""
-        # The UI cuts a long text off at its end, so the numbers come first.
-        return f"{self._done:,}{of} done{failed}{skipped} · {self._description}"
+        # The UI takes it for Markdown, and cuts a long text at its end: the numbers come first.
+        return f"{self._done:,}{of} done{failed}{skipped} · {markdown_text(self._description)}"
 
     def _tell(self, listener: ProgressListener) -> None:
         listener(self._done, self._failed, self._total)

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from prefect_fanout._text import shown_text
 from prefect_fanout.tasks.progress import Progress, ProgressListener, bound_listener
 from prefect_fanout.tasks.report_chart import BARS, LANES, busy_share, chart
 from prefect_fanout.tasks.report_style import STYLE
@@ -27,7 +28,6 @@ from prefect_fanout.tasks.summary import (
     publish_summary,
     rate_text,
     seconds_text,
-    shown_text,
     summary_markdown,
 )
 from prefect_fanout.tasks.timeline import lanes_of, write_timeline

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from prefect_fanout.tasks.summary import rate_text, seconds_text, shown_text
+from prefect_fanout._text import shown_text
+from prefect_fanout.tasks.summary import rate_text, seconds_text
 from prefect_fanout.tasks.timeline import Lanes, Span
 
 BARS = 2_000

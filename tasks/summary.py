@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from string import punctuation
 from typing import Any
 
 import httpx
@@ -16,15 +14,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 
+from prefect_fanout._text import markdown_text, shown_text
 from prefect_fanout.tasks.advice import what_to_do
 from prefect_fanout.tasks.progress import in_run
 from prefect_fanout.tasks.timeline import MERMAID_BARS, Span, lanes_of, mermaid
 
 EXAMPLES = 20
 """Most failures that are shown one by one; the ledger has them all."""
-
-TEXT_CHARS = 300
-"""Longest text of an item or an error that is shown, in characters."""
 
 STATUSES = ("ok", "duplicate", "skipped", "failed")
 """The usual statuses in the order in which they are shown; others come after them."""
@@ -145,21 +141,6 @@ def item_text(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def shown_text(value: object, most: int = TEXT_CHARS) -> str:
-    """Make one printable line of any text: control and direction characters are replaced, a long text is cut."""
-    text = str(value)
-    if len(text) > most:
-        text = text[: most - 1] + "…"
-    return "".join(
-        " " if char in "\n\r\t" else char if _is_printable(char) else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
-
-
-def _is_printable(char: str) -> bool:
-    # Cc control, Cf invisible (also what turns the direction of text), Cs half a surrogate pair, Zl and Zp line ends
-    return (char.isascii() and char.isprintable()) or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
-
 def rate_text(per_s: float) -> str:
     """Write items per second for a person."""
     return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.2g}"
@@ -199,11 +180,11 @@ def summary_markdown(summary: RunSummary) -> str:
 
 
 def _parts(summary: RunSummary) -> Iterator[str]:
-    yield f"# {_escape(summary.title)}"
+    yield f"# {markdown_text(summary.title)}"
     yield summary.nothing_left or _work_text(summary)
     for notice in summary.notices:
-        yield f"## {_escape(notice.title)}"
-        yield _escape(notice.text)
+        yield f"## {markdown_text(notice.title)}"
+        yield markdown_text(notice.text)
         yield _typed_table(notice.columns, notice.rows)
     if summary.notices and summary.counts:
         yield "## What became of the items"  # or the table would seem to belong to the notice
@@ -213,20 +194,21 @@ def _parts(summary: RunSummary) -> Iterator[str]:
         yield _typed_table(["what", "number"], list(summary.figures.items()))
     if summary.failures:
         yield "## Failures"
-        rows = [[_escape(kind), f"{n:,}", summary.advice_for(kind)] for kind, n in summary.failures.items()]
+        rows = [[markdown_text(kind), f"{n:,}", summary.advice_for(kind)] for kind, n in summary.failures.items()]
         yield _table(["kind", "items", "what to do"], rows, "lrl")
     if summary.examples:
         yield "## Failed items, for example"
         rows = [
             [
-                _escape(item_text(row)),
-                f"{_escape(row.get('error_kind') or 'unknown')}: {_escape(row.get('error') or '')}",
+                markdown_text(item_text(row)),
+                f"{markdown_text(row.get('error_kind') or 'unknown')}: {markdown_text(row.get('error') or '')}",
             ]
             for row in summary.examples[:EXAMPLES]
         ]
         yield _table(["item", "why"], rows, "ll")
     yield from _timeline_parts(summary)
-    yield f"Everything is in {_escape(summary.run)}: ledger.parquet has one row per item, report.html the whole story."
+    run = markdown_text(summary.run)
+    yield f"Everything is in {run}: ledger.parquet has one row per item, report.html the whole story."
 
 
 def _work_text(summary: RunSummary) -> str:
@@ -268,25 +250,14 @@ def _typed_table(head: Sequence[str], rows: Sequence[Sequence[str | int]]) -> st
     if not rows:
         return ""
     align = "".join("r" if isinstance(cell, int) else "l" for cell in rows[0])
-    cells = [[f"{cell:,}" if isinstance(cell, int) else _escape(cell) for cell in row] for row in rows]
-    return _table([_escape(name) for name in head], cells, align)
-
-
-_ESCAPES = str.maketrans({char: f"\\{char}" for char in punctuation if char not in ",()'\"/- "})
-
-
-def _escape(value: object) -> str:
-    """Escape a text for Markdown by CommonMark's backslash before punctuation.
-
-    The UI still makes a link of a web address, which then leads where its text says.
-    """
-    return shown_text(value).translate(_ESCAPES)
+    cells = [[f"{cell:,}" if isinstance(cell, int) else markdown_text(cell) for cell in row] for row in rows]
+    return _table([markdown_text(name) for name in head], cells, align)
 
 
 def _card_text(summary: RunSummary) -> str:
-    """What the UI's card of the summary shows: one line that it cuts off at its end, so the numbers come first."""
-    counts = ", ".join(f"{count:,} {shown_text(name)}" for name, count in summary.statuses.items() if count)
-    return f"{counts or 'no items'} · {shown_text(summary.title)}"
+    """Return one line of Markdown for the UI, which cuts it at its end: the numbers come first."""
+    counts = ", ".join(f"{count:,} {markdown_text(name)}" for name, count in summary.statuses.items() if count)
+    return f"{counts or 'no items'} · {markdown_text(summary.title)}"
 
 
 def publish_summary(summary: RunSummary, key: str) -> None:

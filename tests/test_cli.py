@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import threading
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from prefect_fanout._connection import suited_to
 from prefect_fanout._demo_site import demo_site
 from prefect_fanout.cli import main
 from prefect_fanout.tasks.ledger import read_ledger
-from servers.command import PATIENCE_S, run_fanout, start_fanout
+from servers.command import PATIENCE_S, read_terminal, run_fanout, run_on_terminal, start_fanout
 from servers.fault_server import Exchange, FaultServer, body, silent
 from servers.prefect_server import PrefectServer
 
@@ -356,16 +358,7 @@ def test_a_terminal_gets_a_bar_and_the_failures(tmp_path: Path, environment: dic
         stderr=slave,
     )
     os.close(slave)
-    shown = b""
-    while True:
-        try:
-            data = os.read(master, 65_536)
-        except OSError:  # what Linux gives when the other side of a pty is closed
-            break
-        if not data:
-            break
-        shown += data
-    os.close(master)
+    shown = read_terminal(master)
     stdout, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 3
     assert len(stdout.decode().splitlines()) == 1  # standard output is no terminal here
@@ -373,6 +366,53 @@ def test_a_terminal_gets_a_bar_and_the_failures(tmp_path: Path, environment: dic
     assert "24/24" in text
     assert "3 failed" in text
     assert re.search(r"[\d.]+/s", text)
+
+
+def _assert_neutral(shown: bytes) -> str:
+    """Fail unless colours and moves of the cursor are all that a terminal would obey; gives the text that it shows."""
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode()
+    assert not [char for char in text if unicodedata.category(char) in ("Cc", "Cf") and char not in "\r\n"], repr(text)
+    return text
+
+
+HOSTILE = "\x1b]0;PWNED\x07\x1b]52;c;UFdORUQ=\x07\x9b31m\u202egnp\x08"
+"""Sets title and clipboard of a terminal that obeys it, turns the direction of text, and removes a character."""
+
+MARKUP = "[link=http://evil.example]x[/]"
+"""A link in the markup of the library that writes the tables."""
+
+
+def test_nothing_of_a_list_or_a_server_can_command_a_terminal(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Neither the URLs of a list, nor its name, nor a server's reason phrase brings an escape sequence or a link."""
+    with FaultServer({"/reason.jpg": body(b"", f"404 {HOSTILE[:-4]}".replace("\u202e", ""))}) as server:
+        urls = [f"{server.url}/{path}" for path in ("reason.jpg", f"missing.jpg?{HOSTILE}", f"missing.jpg?{MARKUP}")]
+        urls += [f"http://{HOSTILE}/", f"no {HOSTILE}"]
+        name = f"{HOSTILE}.jsonl"
+        (tmp_path / name).write_text("".join(json.dumps({"url": url}) + "\n" for url in urls), encoding="utf-8")
+        code, shown = run_on_terminal("images", name, *SITE, cwd=tmp_path, environment=environment)
+    text = _assert_neutral(shown)
+    assert code == 3, text
+    assert "PWNED" in text
+    assert "404 \ufffd]0;PWNED" in text
+    assert MARKUP in text, "shown as it is, not taken for a link"
+
+
+@pytest.mark.parametrize("arguments", ["{}", "csv --{}", "csv a --out r --workers {}", "images a --out r --client {}"])
+def test_no_argument_is_repeated_as_an_escape_sequence(tmp_path: Path, arguments: str) -> None:
+    """A file that is named like an option, in a folder where somebody typed `*`, is refused in plain text."""
+    texts = [argument.format(HOSTILE) for argument in arguments.split()]
+    code, shown = run_on_terminal(*texts, cwd=tmp_path, environment={})
+    assert code == 2
+    assert "PWNED" in _assert_neutral(shown)
+
+
+def test_the_name_of_a_csv_file_cannot_command_a_terminal(tmp_path: Path, environment: dict[str, str]) -> None:
+    """A file with a hostile name that fails is named without its escape sequences."""
+    (tmp_path / f"{HOSTILE}.csv").write_bytes(b"PK\x03\x04 no table")
+    code, shown = run_on_terminal("csv", "*.csv", "--out", "run", cwd=tmp_path, environment=environment)
+    text = _assert_neutral(shown)
+    assert code not in (0, 2), text
+    assert "PWNED" in text
 
 
 def test_without_a_server_the_command_brings_its_own_and_ends_it(tmp_path: Path) -> None:

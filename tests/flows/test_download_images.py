@@ -14,6 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from markdown_it import MarkdownIt
+from prefect import flow
+from prefect.runtime import flow_run
 
 from prefect_fanout import Outcome, OutcomeStatus
 from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
@@ -23,7 +26,7 @@ from prefect_fanout.tasks.images.row import Item
 from prefect_fanout.tasks.ledger import read_ledger
 from servers.fault_server import Exchange, FaultServer, body, first_then, open_files, raw
 from servers.pictures import picture
-from servers.prefect_server import PrefectServer
+from servers.prefect_server import PrefectServer, logs_of
 
 JPEG = picture()
 GOOD = 20
@@ -116,6 +119,38 @@ def test_what_the_ui_shows(prefect_server: PrefectServer, site: FaultServer, tmp
     assert artifacts["progress"] == 100
     for text in "http\\_4xx", "duplicate", "items/s", "```mermaid":
         assert text in artifacts["markdown"]
+
+
+def test_the_name_of_a_list_stays_text_in_the_ui(
+    prefect_server: PrefectServer, site: FaultServer, tmp_path: Path
+) -> None:
+    """A list whose name is Markdown and HTML brings no image, link or tag into what the UI shows of its artifacts."""
+    name = "![b](x) <img src=x onerror=alert(1)> [l](javascript:1) **b** `c` \x1b[31m.txt"
+    (tmp_path / name).write_text(f"{site.url}/0.jpg\n")
+    state = download_images(str(tmp_path / name), str(tmp_path / "run"), options(), return_state=True)
+    wanted = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    found = httpx.post(f"{prefect_server.api_url}/artifacts/filter", json=wanted).raise_for_status().json()
+    assert {artifact["type"] for artifact in found} == {"progress", "markdown"}
+    for artifact in found:
+        paragraph, text, end = MarkdownIt("commonmark", {"html": True}).parse(artifact["description"])
+        assert (paragraph.type, end.type) == ("paragraph_open", "paragraph_close")
+        assert {child.type for child in text.children or []} <= {"text", "text_special"}
+        assert name.replace("\x1b", "\ufffd") in "".join(child.content for child in text.children or [])
+
+
+def test_a_defect_is_logged_without_escape_sequences(prefect_server: PrefectServer) -> None:
+    """What an unforeseen error repeats of an item commands no terminal that shows the log of the run."""
+
+    @flow
+    def work() -> str:
+        item = Item(0, "http://example.org/a", "http://example.org/a")
+        error = ValueError("http://example.org/\x1b]0;PWNED\x07")
+        _row_of(Outcome(0, item, OutcomeStatus.FAILED, error=error, attempts=1))
+        return str(flow_run.id)
+
+    logged = "\n".join(logs_of(prefect_server, work()))
+    assert "ValueError: http://example.org/\ufffd]0;PWNED\ufffd" in logged
+    assert "\x1b" not in logged
 
 
 def test_a_rerun_fetches_only_what_is_missing(site: FaultServer, tmp_path: Path) -> None:

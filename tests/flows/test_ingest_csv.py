@@ -12,16 +12,20 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from prefect.states import State
 
+from prefect_fanout import Outcome, OutcomeStatus
 from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
-from prefect_fanout.flows.ingest_csv import REJECTS_SHOWN, ingest_csv
+from prefect_fanout.flows.ingest_csv import REJECTS_SHOWN, _rows, ingest_csv
 from prefect_fanout.tasks.ledger import read_ledger
 from prefect_fanout.tasks.report import bound_listener
 from prefect_fanout.tasks.tables.options import CsvOptions
+from prefect_fanout.tasks.tables.sources import SourceFile
 from servers.eventually import eventually
-from servers.prefect_server import PrefectServer
+from servers.prefect_server import PrefectServer, logs_of
 from servers.task_runs import all_final, task_runs_of
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -112,6 +116,21 @@ def test_the_run_is_shown_in_the_ui(inputs: Inputs, prefect_server: PrefectServe
     assert [task_run.name for task_run in task_runs] == [f"ingest-csv-file[{i}:{i + 1}]" for i in range(3)]
     assert by_type["progress"] == 100
     assert "gantt" in by_type["markdown"]
+
+
+def test_a_defect_is_logged_without_escape_sequences(prefect_server: PrefectServer) -> None:
+    """What an unforeseen error repeats of a file commands no terminal that shows the log of the run."""
+
+    @flow
+    def work() -> str:
+        source = SourceFile(index=0, source="a.csv", path=Path("/a.csv"))
+        outcome = Outcome(0, source, OutcomeStatus.FAILED, error=ValueError("a\x1b]0;PWNED\x07.csv"), attempts=1)
+        assert [row["error_kind"] for row in _rows(iter([outcome]), CsvOptions())] == ["internal"]
+        return str(flow_run.id)
+
+    logged = "\n".join(logs_of(prefect_server, work()))
+    assert "ValueError: a\ufffd]0;PWNED\ufffd.csv" in logged
+    assert "\x1b" not in logged
 
 
 def test_progress_reaches_a_listener(inputs: Inputs) -> None:

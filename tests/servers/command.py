@@ -29,7 +29,12 @@ def run_fanout(
 
 
 def start_fanout(
-    arguments: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str | None], stderr: int = subprocess.PIPE
+    arguments: Sequence[str | Path],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str | None],
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     """Start the command at the head of a process group, as a shell does, so that it can be sent a Ctrl-C."""
     return subprocess.Popen(
@@ -37,10 +42,37 @@ def start_fanout(
         cwd=cwd,
         env=_changed(environment),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=stderr,
         process_group=0,
     )
+
+
+def run_on_terminal(
+    *arguments: str | Path, cwd: Path, environment: Mapping[str, str | None]
+) -> tuple[int | None, bytes]:
+    """Run the command to its end on a terminal of 120 columns; give its exit code and everything it wrote there."""
+    master, slave = os.openpty()
+    settings = {**environment, "TERM": "xterm-256color", "COLUMNS": "120"}
+    process = start_fanout(arguments, cwd=cwd, environment=settings, stdout=slave, stderr=slave)
+    os.close(slave)
+    shown = read_terminal(master)
+    return process.wait(PATIENCE_S), shown
+
+
+def read_terminal(master: int) -> bytes:
+    """Read a pseudo-terminal until all who write to it have ended, and close it."""
+    shown = b""
+    while True:
+        try:
+            data = os.read(master, 65_536)
+        except OSError:  # what Linux gives when the other side of a pty is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(master)
+    return shown
 
 
 def _changed(changes: Mapping[str, str | None]) -> dict[str, str]:

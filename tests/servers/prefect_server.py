@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from prefect.logging.handlers import APILogWorker
 
 from servers.process import free_port, started
 
@@ -64,6 +65,14 @@ def prefect_server_process(home: Path) -> Iterator[PrefectServer]:
     with started(command, log=log, environment={**os.environ, **environment}) as process:
         _wait_until_ready(process, f"{base}/api/health", log)
         yield PrefectServer(api_url=f"{base}/api", ui_url=base, home=home, log=log, environment=environment)
+
+
+def logs_of(server: PrefectServer, flow_run_id: str) -> list[str]:
+    """Give what a flow run of this process has logged, as the server has it."""
+    APILogWorker.drain_all()
+    wanted = {"logs": {"flow_run_id": {"any_": [flow_run_id]}}}
+    answer = httpx.post(f"{server.api_url}/logs/filter", json=wanted)
+    return [log["message"] for log in answer.raise_for_status().json()]
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from prefect_fanout import TimelineEntry
 from prefect_fanout._errors import RunFailed
+from prefect_fanout._text import shown_text
 from prefect_fanout.tasks.advice import ADVICE
 from prefect_fanout.tasks.report import Notice, RunSummary, write_report
 from prefect_fanout.tasks.report_chart import BUCKETS, busy_share, chart, throughput
-from prefect_fanout.tasks.summary import EXAMPLES, shown_text
+from prefect_fanout.tasks.summary import EXAMPLES
 from prefect_fanout.tasks.timeline import Span, lanes_of
 from servers.summaries import HOSTILE, NOTHING, span, summary
 

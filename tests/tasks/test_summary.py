@@ -14,16 +14,15 @@ from markdown_it import MarkdownIt
 from prefect import flow
 
 from prefect_fanout import TimelineEntry
+from prefect_fanout._text import TEXT_CHARS, shown_text
 from prefect_fanout.tasks.advice import ADVICE, what_to_do
 from prefect_fanout.tasks.report import Notice, publish_summary, summary_markdown
 from prefect_fanout.tasks.summary import (
     EXAMPLES,
-    TEXT_CHARS,
     bytes_text,
     item_text,
     number_text,
     seconds_text,
-    shown_text,
 )
 from prefect_fanout.tasks.timeline import MERMAID_BARS, lanes_of, mermaid
 from servers.prefect_server import PrefectServer
@@ -142,7 +141,7 @@ def test_the_summary_is_published_on_the_page_of_the_run(prefect_server: Prefect
     assert artifact["flow_run_id"] == run_id
     assert artifact["type"] == "markdown"
     assert artifact["data"] == summary_markdown(hostile)
-    assert artifact["description"] == "1,200 ok, 4 failed · Images | of <b>urls</b>"
+    assert artifact["description"] == "1,200 ok, 4 failed · Images \\| of \\<b\\>urls\\</b\\>"
 
 
 def test_outside_a_run_nothing_is_published(tmp_path: Path) -> None:
