@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from prefect_fanout._errors import RunFailed
+from prefect_fanout._regular import check_regular, read_regular
+
 FAILURES_SHOWN = 10  # enough to see what is wrong; the ledger has them all
 ALWAYS_SHOWN = ("items", "ok", "failed")  # and what else was counted, unless there was none of it
 BATCH_ROWS = 4_096  # of the ledger in memory at once, a few megabytes
+RUN_JSON_BYTES = 16 * 1024 * 1024  # read at most: a thousand times the usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +65,20 @@ def read_finished(run: Path, seconds: float) -> Finished:
     Args:
         run: A run directory that has its `run.json`.
         seconds: What to say of its wall time.
+
+    Raises:
+        RunFailed: The files are no longer there, or are not regular files.
     """
-    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    try:
+        return _read(run, seconds)
+    except OSError as error:
+        raise RunFailed(
+            f"The result of the run in {run} cannot be read: {error}. Run again with this folder."
+        ) from error
+
+
+def _read(run: Path, seconds: float) -> Finished:
+    document = json.loads(read_regular(run / "run.json", RUN_JSON_BYTES))
     counts, failures = document["counts"], document["failures"]
     shown = {name: counts.get(name, 0) for name in ALWAYS_SHOWN}
     shown |= {name: number for name, number in counts.items() if number}
@@ -79,6 +95,7 @@ def _failures(ledger: Path) -> Iterator[Failure]:
     """The failed rows of a compacted ledger, in its order, a batch at a time."""
     import pyarrow.parquet as pq
 
+    check_regular(ledger)
     with pq.ParquetFile(ledger) as file:
         item = "url" if "url" in file.schema_arrow.names else "source"
         for batch in file.iter_batches(BATCH_ROWS, columns=[item, "status", "error_kind", "error"]):

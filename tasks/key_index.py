@@ -5,7 +5,9 @@ The Parquet files are the truth. What keeps a lost, stale or torn index from bei
 1. While it is in use the file has a temporary name, which the run directory sweeps after a kill;
 2. it gets its final name when it is closed, fsynced, in one rename;
 3. it holds the name, size and time of every Parquet file it was made from. `KeyIndex.open` gives it back only when
-   these are the files that are there now; otherwise it gives an empty one, to be filled again.
+   these are the files that are there now; otherwise it gives an empty one, to be filled again;
+4. its schema is letter for letter the one below, for a view or a trigger of somebody else could run without end; and
+   the file has no second name, under which a change would show as well.
 
 So sqlite itself runs without a journal and without fsync, and a commit costs one pass over the touched pages.
 Memory is bounded by `CACHE_KIB`, whatever the number of keys.
@@ -15,7 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -87,7 +91,7 @@ class KeyIndex:
             The index, and whether it is complete. If not, it is empty: `add` every source to it, oldest first.
         """
         working = temporary_name(final)
-        if final.exists():
+        if os.path.lexists(final):
             final.replace(working)
             fsync_folder(final.parent)
             index = cls._reuse(final, working, key, set(sources))
@@ -102,19 +106,31 @@ class KeyIndex:
 
     @classmethod
     def _reuse(cls, final: Path, working: Path, key: str, sources: set[Source]) -> KeyIndex | None:
+        status = working.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            return None
         index = cls(final, working)
         try:
             index._set_up()
-            read = index._connection.execute
-            known = {Source(*row) for row in read("SELECT id, name, size, mtime_ns FROM sources")}
-            if read("SELECT version, key FROM format").fetchall() == [(_FORMAT, key)] and known == sources:
+            if index._is_of(key, sources):
                 return index
         except sqlite3.DatabaseError:
             pass  # not an index, or not one of this version: the caller makes a new one
         index._connection.close()
         return None
 
+    def _is_of(self, key: str, sources: set[Source]) -> bool:
+        """Return whether the file is an index of these sources; nothing in it is asked before its schema is known."""
+        read = self._connection.execute
+        if _schema_of(self._connection) != _new_schema():
+            return False
+        if read("SELECT version, key FROM format").fetchmany(2) != [(_FORMAT, key)]:
+            return False
+        rows = read("SELECT id, name, size, mtime_ns FROM sources").fetchmany(len(sources) + 1)
+        return {Source(*row) for row in rows} == sources
+
     def _set_up(self) -> None:
+        self._connection.execute("PRAGMA trusted_schema = OFF")  # before the schema is read
         self._connection.execute("PRAGMA journal_mode = OFF")
         self._connection.execute("PRAGMA synchronous = OFF")
         self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -184,6 +200,21 @@ class KeyIndex:
     def __len__(self) -> int:
         (count,) = self._connection.execute("SELECT count(*) FROM rows").fetchone()
         return int(count)
+
+
+def _new_schema() -> list[tuple[str | None, ...]]:
+    """Return the schema of a new index, as `_schema_of` does."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.executescript(_SCHEMA)
+        return _schema_of(connection)
+    finally:
+        connection.close()
+
+
+def _schema_of(connection: sqlite3.Connection) -> list[tuple[str | None, ...]]:
+    """Return all that a schema holds, and how it was written: tables, but also views, triggers and others."""
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name").fetchall()
 
 
 def _digest(key: str) -> bytes:

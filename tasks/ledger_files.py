@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefect_fanout._errors import RunFailed, UsageError
+from prefect_fanout._regular import check_regular
 from prefect_fanout.tasks.key_index import Entry, Source
 from prefect_fanout.tasks.run_directory import LEDGER_FILE, LEDGER_FOLDER, commit_file, temporary_name
 
@@ -79,8 +80,14 @@ def part_path(run: Path, number: int) -> Path:
 
 
 def source_of(path: Path, number: int) -> Source:
-    """Describe a file as it is now."""
-    stat = path.stat()
+    """Describe a file as it is now.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        RunFailed: it is no regular file; reading a FIFO in its place would not end.
+    """
+    with readable(path):
+        stat = check_regular(path)
     return Source(number, path.name, stat.st_size, stat.st_mtime_ns)
 
 
@@ -129,7 +136,7 @@ def readable(path: Path) -> Iterator[None]:
     except (*_UNREADABLE, KeyError) as error:
         raise RunFailed(
             f"{path} should be a Parquet file of this run's ledger, but cannot be read: {error}. Remove that file to "
-            "have its items repeated, or start afresh (option `fresh`)."
+            "have its items repeated, or start anew with --fresh (option `fresh`)."
         ) from error
 
 
@@ -138,13 +145,24 @@ def check_readable(path: Path, schema: pa.Schema, key: str) -> None:
     with readable(path):
         found = pq.read_schema(path)
         theirs = (found.metadata or {}).get(KEY, b"").decode()
-    unknown = [field.name for field in found if field.name not in schema.names or schema.field(field.name) != field]
+    problems = [f"its key is {theirs!r} instead of {key!r}"] if theirs != key else []
+    for field in found:
+        ours = schema.field(field.name) if field.name in schema.names else None
+        if ours is None:
+            problems.append(f"this version knows no column {field.name!r}")
+        elif ours != field:
+            problems.append(f"its column {field.name!r} is {_type_text(field)} instead of {_type_text(ours)}")
     lacking = [field.name for field in schema if field.name not in found.names and not field.nullable]
-    if theirs != key or unknown or lacking:
+    problems += [f"it has no column {name!r}" for name in lacking]
+    if problems:
         raise UsageError(
-            f"{path} was written by another version: its key is {theirs!r} instead of {key!r}, or its columns "
-            f"{unknown + lacking} do not fit. Choose another folder, or start afresh (option `fresh`)."
+            f"{path} was written by another version: {', '.join(problems)}. Start anew with --fresh (option `fresh`), "
+            "or choose another folder."
         )
+
+
+def _type_text(field: pa.Field[Any]) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"
 
 
 def read_entries(path: Path, source: int, key: str) -> Iterator[Entry]:
@@ -201,7 +219,7 @@ def read_group(path: Path, row: int, schema: pa.Schema) -> tuple[int, pa.Table]:
                 start += size
         finally:
             file.close()
-    raise RunFailed(f"{path} should hold more than {row} rows, but holds {start}. Start afresh (option `fresh`).")
+    raise RunFailed(f"{path} should hold more than {row} rows, but holds {start}. Start anew with --fresh.")
 
 
 def gather(run: Path, block: Sequence[tuple[int, int]], schema: pa.Schema) -> pa.Table:

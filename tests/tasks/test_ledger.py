@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -352,9 +353,25 @@ def test_kill_from_outside_keeps_the_committed_parts(tmp_path: Path, rows: int, 
         assert opened.counts() == ({"ok": kept} if kept else {})
 
 
-@pytest.mark.parametrize("harm", ["lost", "stale", "torn", "empty", "text", "other key"])
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT"
+HOSTILE_SCHEMAS = {
+    "view": f"""
+        ALTER TABLE rows RENAME TO real;
+        CREATE VIEW rows AS {ENDLESS} x digest, 'ok' status, NULL error_kind, x position, 1 source, x row FROM n;""",
+    "view of sources": f"""
+        DROP TABLE sources; CREATE VIEW sources AS {ENDLESS} x id, 'part' name, x size, x mtime_ns FROM n;""",
+    "trigger": "CREATE TRIGGER t AFTER INSERT ON rows BEGIN UPDATE rows SET status = 'gone'; END;",
+    "table": "CREATE TABLE more (x);",
+    "index": "CREATE INDEX more ON rows (status);",
+    "key": "UPDATE format SET key = 'source_key';",
+    "sources": "INSERT INTO sources VALUES (9, 'part-00000009.parquet', 1, 1);",
+    "formats": "INSERT INTO format SELECT * FROM format;",
+}
+
+
+@pytest.mark.parametrize("harm", ["lost", "stale", "torn", "empty", "text", *HOSTILE_SCHEMAS])
 def test_an_index_that_does_not_match_the_files_is_not_trusted(run: RunDirectory, harm: str) -> None:
-    """A lost, stale or damaged index is made again from the Parquet files."""
+    """A lost, stale, damaged or hostile index is made again from the Parquet files; no query of it runs without end."""
     index = run.path / INDEX_FILE
     with ledger(run) as opened:
         opened.append(row(0, "failed", "dns"))
@@ -374,12 +391,42 @@ def test_an_index_that_does_not_match_the_files_is_not_trusted(run: RunDirectory
         index.write_text("no index " * 1000)
     else:
         connection = sqlite3.connect(index)
-        connection.execute("UPDATE format SET key = 'source_key'")
-        connection.commit()
+        connection.executescript(HOSTILE_SCHEMAS[harm])
         connection.close()
     with ledger(run) as opened:
         assert opened.counts() == {"ok": 2}
         assert opened.status_of("item 0") == "ok"
+        opened.append(row(2))
+        opened.flush()
+        assert opened.counts() == {"ok": 3}
+
+
+def test_an_index_with_a_second_name_is_not_written_to(run: RunDirectory, tmp_path: Path) -> None:
+    """A file that is an index in the run directory and something else elsewhere keeps its content."""
+    with ledger(run) as opened:
+        opened.append(row(0))
+    copy = tmp_path / "elsewhere"
+    copy.hardlink_to(run.path / INDEX_FILE)
+    before = copy.read_bytes()
+    with ledger(run) as opened:
+        opened.append(row(1))
+    assert copy.read_bytes() == before
+    with ledger(run) as opened:
+        assert opened.counts() == {"ok": 2}
+
+
+@pytest.mark.parametrize("name", ["ledger.parquet", "ledger/part-00000002.parquet"])
+def test_a_reader_does_not_wait_for_a_fifo(run: RunDirectory, name: str) -> None:
+    """A FIFO in the place of a file of the ledger is an error that names it, for readers and for the next run."""
+    with ledger(run) as opened:
+        opened.append(row(0))
+        opened.compact()
+        opened.append(row(1))
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    for read in (lambda: read_ledger(run.path), lambda: ledger(run)):
+        with pytest.raises(RunFailed, match=f"{name} should be.*is a FIFO"):
+            read()
 
 
 def test_an_index_that_matches_the_files_is_used_again(run: RunDirectory) -> None:
@@ -494,8 +541,30 @@ def test_a_newer_version_may_add_columns_but_not_change_them(run: RunDirectory) 
         assert read_ledger(run.path)["sha256"].isna().sum() == 1
         opened.compact()
     assert pq.read_table(run.path / "ledger.parquet").column("sha256").to_pylist() == [None, "abc"]
-    with pytest.raises(UsageError, match=r"written by another version.*'sha256'"):
+    with pytest.raises(UsageError, match=r"another version: this version knows no column 'sha256'\. .*--fresh"):
         ledger(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "columns", "said"),
+    [
+        ("source_key", {"bytes": pa.int64()}, "its key is 'url_key' instead of 'source_key'"),
+        ("url_key", {"bytes": pa.string()}, "its column 'bytes' is int64 instead of string"),
+        ("url_key", {}, "this version knows no column 'bytes'"),
+    ],
+)
+def test_a_ledger_that_does_not_fit_says_why(
+    run: RunDirectory, key: str, columns: dict[str, pa.DataType], said: str
+) -> None:
+    """The refusal of a ledger of another version names each thing that differs, and only what differs."""
+    with Ledger(run, ledger_schema("url_key", pa.field("bytes", pa.int64())), key="url_key") as opened:
+        opened.append(row(0))
+    schema = ledger_schema(key, *(pa.field(name, kind) for name, kind in columns.items()))
+    with pytest.raises(UsageError, match="another version") as raised:
+        Ledger(run, schema, key=key)
+    assert said in str(raised.value)
+    assert ("its key is" in str(raised.value)) == (key != "url_key")
+    assert "--fresh" in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["ledger.parquet", "ledger/part-00000002.parquet"])
