@@ -27,7 +27,7 @@ from prefect_fanout.tasks.images.row import KEY, SCHEMA, Item, Row, failed, new_
 from prefect_fanout.tasks.images.seen import SeenUrls
 from prefect_fanout.tasks.images.url_list import UrlList, open_list
 from prefect_fanout.tasks.ledger import Ledger
-from prefect_fanout.tasks.report import Progress, RunSummary, publish_summary, write_report, write_timeline
+from prefect_fanout.tasks.report import Notice, Progress, RunSummary, publish_summary, write_report, write_timeline
 from prefect_fanout.tasks.run_directory import RunDirectory
 from prefect_fanout.tasks.summary import default_versions
 
@@ -94,6 +94,7 @@ def download_images(urls: list[str] | str | Path, out: str, options: ImageOption
             skipped=counts["skipped"],
             timeline=timeline,
             examples=examples,
+            notices=[Notice(title="Left in place", text=note) for note in run.notes],
             options=options.model_dump(mode="json"),
             versions=default_versions() | {name: version(name) for name in VERSIONS},
         )

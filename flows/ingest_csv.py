@@ -92,7 +92,7 @@ def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | 
             timeline=timeline,
             examples=examples,
             figures=figures,
-            notices=notices,
+            notices=[*notices, *(Notice(title="Left in place", text=note) for note in run.notes)],
             options=options.model_dump(mode="json"),
         )
         publish_summary(summary, key=f"{PIPELINE}-summary")

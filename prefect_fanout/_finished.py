@@ -36,6 +36,7 @@ class Finished:
         failures: Failed items per kind of failure.
         examples: The first failed items.
         seconds: Wall time of the run.
+        notes: Sentences about what the run left in place.
     """
 
     run: Path
@@ -43,6 +44,7 @@ class Finished:
     failures: Mapping[str, int]
     examples: Sequence[Failure]
     seconds: float
+    notes: Sequence[str] = ()
 
     def line(self) -> str:
         """The summary as one line of plain text."""
@@ -88,6 +90,7 @@ def _read(run: Path, seconds: float) -> Finished:
         failures=failures,
         examples=list(islice(_failures(run / "ledger.parquet"), FAILURES_SHOWN)) if failures else [],
         seconds=seconds,
+        notes=document.get("notes", ()),
     )
 
 

@@ -115,7 +115,11 @@ class Terminal:
             self.out.print(Text(shown_lines(text, MESSAGE_CHARS), style="dim"))
 
     def finished(self, finished: Finished) -> None:
-        """Write what a run came to: a few lines, or one."""
+        """Write what a run came to: a few lines, or one; notes of the run go to standard error."""
+        for note in finished.notes:
+            self.err.print(
+                Text("note: ", style="bold yellow").append(shown_lines(note, MESSAGE_CHARS), style="default")
+            )
         if not self.talks:
             self.out.print(Text(shown_text(finished.line(), LINE_CHARS)))
             return

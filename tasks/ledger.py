@@ -53,14 +53,8 @@ from prefect_fanout.tasks.ledger_files import (
     write_file,
 )
 from prefect_fanout.tasks.ledger_reader import read_ledger
-from prefect_fanout.tasks.run_directory import (
-    INDEX_FILE,
-    LEDGER_FILE,
-    LEDGER_FOLDER,
-    RunDirectory,
-    fsync_folder,
-    storage_failure,
-)
+from prefect_fanout.tasks.ownership import INDEX_FILE, LEDGER_FILE, LEDGER_FOLDER
+from prefect_fanout.tasks.run_directory import RunDirectory, fsync_folder, storage_failure
 
 __all__ = ["ERROR_CHARS", "Ledger", "ledger_schema", "read_ledger"]
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from prefect_fanout._errors import RunFailed, UsageError
 from prefect_fanout._regular import check_regular
 from prefect_fanout.tasks.key_index import Entry, Source
-from prefect_fanout.tasks.run_directory import LEDGER_FILE, LEDGER_FOLDER, commit_file, temporary_name
+from prefect_fanout.tasks.ownership import LEDGER_FILE, LEDGER_FOLDER
+from prefect_fanout.tasks.run_directory import commit_file, temporary_name
 
 GROUP_ROWS = 32_768
 """Most rows per row group, and most rows in memory while ledger.parquet is made: about 30 MB of usual rows.
@@ -77,6 +78,13 @@ def check_schema(schema: pa.Schema, key: str) -> None:
 def part_path(run: Path, number: int) -> Path:
     """Give the final name of a part."""
     return run / LEDGER_FOLDER / f"part-{number:08d}.parquet"
+
+
+def ledger_paths(run: Path) -> list[Path]:
+    """List the Parquet files of a ledger that are there, oldest rows first, also those that hold the same rows."""
+    folder = run / LEDGER_FOLDER
+    parts = sorted(path for path in folder.iterdir() if _PART.match(path.name)) if folder.is_dir() else []
+    return [path for path in (run / LEDGER_FILE, *parts) if path.exists()]
 
 
 def source_of(path: Path, number: int) -> Source:

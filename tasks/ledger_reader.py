@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from prefect_fanout._errors import RunFailed, UsageError
 from prefect_fanout.tasks.ledger_files import COMMON_COLUMNS, KEY, list_sources, path_of, readable
-from prefect_fanout.tasks.run_directory import LEDGER_FILE, LEDGER_FOLDER, MARK_FILE, RUN_JSON
+from prefect_fanout.tasks.ownership import LEDGER_FILE, LEDGER_FOLDER, MARK_FILE, RUN_JSON
 
 READ_ATTEMPTS = 10
 """How often `read_ledger` starts again because a running compaction removed a part before it could be opened."""

@@ -8,8 +8,10 @@ What a run directory promises:
    fsynced, renamed, and the folder is fsynced. A killed run leaves temporary names at most, which the next `open`
    removes.
 3. `run.json` exists only when the last run wrote everything else: `open` removes it, the pipeline writes it last.
-4. Nothing that no run wrote is touched: a folder with other files in it is refused, and `fresh=True` removes the
-   names in `OWNED` only.
+4. Nothing that no run wrote is touched: a folder with other files in it is refused, and so is one in which an owned
+   name is not what a run makes (see `ownership`). `fresh=True` removes what a run wrote and nothing else (see
+   `clearing`); a kill in the midst of that is made good by the next `open`.
+5. A folder of another format than `FORMAT` is refused.
 """
 
 from __future__ import annotations
@@ -18,45 +20,39 @@ import errno
 import fcntl
 import json
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from prefect_fanout._errors import RunFailed, UsageError
-
-RUN_JSON = "run.json"
-LEDGER_FILE = "ledger.parquet"
-LEDGER_FOLDER = "ledger"
-INDEX_FILE = ".index.sqlite"
-LOCK_FILE = ".lock"
-MARK_FILE = ".run"
-"""Says which pipeline owns the folder; written before anything else, so that a killed run is recognised as one."""
-
-OWNED = (
+from prefect_fanout._finished import RUN_JSON_BYTES
+from prefect_fanout._regular import read_regular
+from prefect_fanout.tasks.ownership import (
+    LOCK_FILE,
+    MARK_FILE,
+    OWNED_FOLDERS,
     RUN_JSON,
-    LEDGER_FILE,  # before the parts: what is left of a half-removed ledger is then the newest rows, never older ones
-    LEDGER_FOLDER,
-    INDEX_FILE,
-    "report.html",
-    "timeline.parquet",
-    "images",
-    "data",
-    "rejects",
+    TEMPORARY,
+    check_names,
+    check_tree,
+    owners_of,
+    take_lock,
 )
-"""Everything a run writes at the top of its folder, in the order in which `fresh=True` removes it."""
 
-OWNED_FOLDERS = (LEDGER_FOLDER, "images", "data", "rejects")
-"""The folders of a run: temporary names are looked for in them, at any depth."""
+FORMAT = 2
+"""Number of the layout of a run folder: its names, its ledger, what a file name is made of. Raise it with any change
+that makes a run of an older version go wrong when it is continued."""
 
 NAME_BYTES = 255
 """Longest file name, in bytes, on the usual Linux and macOS file systems (NAME_MAX)."""
 
-_MARK_FORMAT = 1
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}\Z")
+MARK_BYTES = 4_096
+"""Largest mark that is read, in bytes; a run writes about 70."""
 
 
 def temporary_name(final: Path) -> Path:
@@ -132,11 +128,17 @@ class RunDirectory:
     """The folder that a pipeline run owns; make one with `RunDirectory.open`, use it as a context manager.
 
     `temporary` and `commit` may be called from any thread; the rest belongs to the thread that opened it.
+
+    Attributes:
+        path: the folder.
+        pipeline: name of the pipeline that opened it.
+        notes: sentences for the user about what `fresh` left in place; they are part of run.json.
     """
 
     def __init__(self, path: Path, pipeline: str, lock: int) -> None:
         self.path = path
         self.pipeline = pipeline
+        self.notes: tuple[str, ...] = ()
         self._lock: int | None = lock
 
     @classmethod
@@ -148,28 +150,36 @@ class RunDirectory:
         Args:
             path: the folder; made, with its parents, when it is not there. `~` is the home folder.
             pipeline: name of the pipeline that will write to it.
-            fresh: first remove what earlier runs of this pipeline left (the names in `OWNED`).
+            fresh: first remove what earlier runs of this pipeline wrote, in an older format too.
 
         Raises:
-            UsageError: the folder cannot be made or written, is in use, is a file, belongs to another pipeline or
-                holds files that no run wrote.
+            UsageError: the folder cannot be made or written, is in use, is a file, belongs to another pipeline, has
+                another format, holds files that no run wrote, or was prepared by somebody else.
         """
-        folder = _local_folder(path)
+        folder = local_folder(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(folder, pipeline)
-            lock = _lock(folder)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                owners = owners_of(folder, os.fstat(descriptor))
+                check_names(descriptor, folder, owners, (MARK_FILE,))
+                _refuse_foreign(folder, pipeline, fresh=fresh)
+                check_names(descriptor, folder, owners)
+                lock = take_lock(descriptor, folder, owners)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _unusable(folder, error) from error
         run = cls(folder, pipeline, lock)
         try:
-            _refuse_foreign(folder, pipeline)  # again, now that nobody else can change it
-            run._sweep()
-            if not (folder / MARK_FILE).exists():
-                run._write_json(folder / MARK_FILE, {"format": _MARK_FORMAT, "pipeline": pipeline})
+            mark = _refuse_foreign(folder, pipeline, fresh=fresh)  # again, now that no other run can change it
+            temporaries = check_tree(folder, owners)
+            run._sweep(temporaries)
+            if mark is None:
+                run._write_mark()
             (folder / RUN_JSON).unlink(missing_ok=True)
-            if fresh:
-                run._remove_owned()
+            if mark is not None and (fresh or mark.clearing):
+                run._clear()
             fsync_folder(folder)
         except BaseException as error:
             run.close()
@@ -212,13 +222,14 @@ class RunDirectory:
 
         Args:
             document: what the pipeline wants kept (versions, options, counts). Paths, dates and the like become text.
+                The format number and the notes are added to it.
 
         Raises:
             RunFailed: the disk refused.
         """
         final = self.path / RUN_JSON
         try:
-            self._write_json(final, document)
+            self._write_json(final, {"format": FORMAT, **document, **({"notes": self.notes} if self.notes else {})})
         except OSError as error:
             raise storage_failure("The run's commit mark", final, error) from error
         return final
@@ -226,7 +237,7 @@ class RunDirectory:
     def read_run_json(self) -> dict[str, Any] | None:
         """Give the document of `run.json`, or None while a run is in progress or was killed."""
         try:
-            text = (self.path / RUN_JSON).read_bytes()
+            text = read_regular(self.path / RUN_JSON, RUN_JSON_BYTES)
         except FileNotFoundError:
             return None
         document = json.loads(text)
@@ -245,21 +256,44 @@ class RunDirectory:
             raise
         self.commit(temporary, final)
 
-    def _sweep(self) -> None:
-        for path in _temporaries(self.path):
-            _remove(path)
+    def _write_mark(self, *, clearing: bool = False) -> None:
+        mark = {"format": FORMAT, "pipeline": self.pipeline}
+        self._write_json(self.path / MARK_FILE, {**mark, "clearing": True} if clearing else mark)
 
-    def _remove_owned(self) -> None:
-        """Remove what earlier runs left. Each thing is renamed first, so that a kill never leaves half a ledger."""
-        for name in OWNED:
-            path = self.path / name
-            if path.is_symlink() or path.exists():
-                doomed = temporary_name(path)
-                path.rename(doomed)
-                _remove(doomed)
+    def _sweep(self, temporaries: list[Path]) -> None:
+        """Remove what a killed run was writing, and owned folders that format 1 renamed before it removed them."""
+        for path in [*(entry for entry in self.path.iterdir() if TEMPORARY.search(entry.name)), *temporaries]:
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                path.unlink()
+            elif stat.S_ISDIR(mode) and TEMPORARY.sub("", path.name) in OWNED_FOLDERS:
+                shutil.rmtree(path)
+
+    def _clear(self) -> None:
+        """Remove what earlier runs wrote. A mark says meanwhile that this is to be done again after a kill."""
+        from prefect_fanout.tasks.clearing import clear_results  # it imports pyarrow, and by it this module
+
+        self._write_mark(clearing=True)
+        self.notes = tuple(clear_results(self.path))
+        fsync_folder(self.path)
+        self._write_mark()
 
 
-def _local_folder(path: str | Path) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class _Mark:
+    """The content of a mark: the pipeline, the format or None, and whether results were being removed."""
+
+    pipeline: str
+    format: int | None
+    clearing: bool
+
+
+def local_folder(path: str | Path) -> Path:
+    """Return the absolute path of an output folder that a user named.
+
+    Raises:
+        UsageError: it is no path, or an address such as s3://bucket.
+    """
     text = os.fspath(path)
     if not text.strip() or "\0" in text:
         raise UsageError(f"The output folder should be a path, but is {text!r}. Name a folder that the run may create.")
@@ -271,53 +305,51 @@ def _local_folder(path: str | Path) -> Path:
         raise UsageError(f"The output folder {text!r} names a home folder that does not exist: {error}") from error
 
 
-def _refuse_foreign(folder: Path, pipeline: str) -> None:
-    """Raise unless the folder is empty or holds a run of this pipeline."""
-    owner = _owner(folder)
-    if owner is not None:
-        if owner != pipeline:
-            raise UsageError(
-                f"{folder} holds a run of {owner!r}, and {pipeline!r} cannot use it too. Choose another folder."
-            )
-        return
-    for entry in folder.iterdir():
-        if entry.name != LOCK_FILE and not _TEMPORARY.search(entry.name):
-            raise UsageError(
-                f"{folder} holds files that no run wrote ({entry.name!r}, for one). Choose a new or an empty folder."
-            )
+def _refuse_foreign(folder: Path, pipeline: str, *, fresh: bool) -> _Mark | None:
+    """Raise unless the folder is empty or holds a run of this pipeline in this format; return its mark, if any."""
+    mark = _read_mark(folder)
+    if mark is None:
+        for entry in folder.iterdir():
+            if entry.name != LOCK_FILE and not TEMPORARY.search(entry.name):
+                raise UsageError(
+                    f"{folder} holds files that no run wrote ({entry.name!r}, for one). "
+                    "Choose a new or an empty folder."
+                )
+        return None
+    if mark.pipeline != pipeline:
+        raise UsageError(
+            f"{folder} holds a run of {mark.pipeline!r}, and {pipeline!r} cannot use it too. Choose another folder."
+        )
+    if mark.format is not None and mark.format > FORMAT:
+        raise UsageError(
+            f"{folder} holds a run of a newer version of prefect-fanout (format {mark.format}, and this version knows "
+            f"{FORMAT} at most): update prefect-fanout, or choose another folder."
+        )
+    if mark.format != FORMAT and not fresh:
+        found = "without a format number" if mark.format is None else f"format {mark.format}"
+        raise UsageError(
+            f"{folder} holds a run of an older version of prefect-fanout ({found}, and this version continues format "
+            f"{FORMAT} only): start anew in it with --fresh (option `fresh`), or choose another folder."
+        )
+    return mark
 
 
-def _owner(folder: Path) -> str | None:
-    """Give the name of the pipeline whose run the folder holds, or None."""
+def _read_mark(folder: Path) -> _Mark | None:
+    path = folder / MARK_FILE
     try:
-        mark = json.loads((folder / MARK_FILE).read_bytes())
-        return str(mark["pipeline"])
+        mark = json.loads(read_regular(path, MARK_BYTES, follow=False))
+        number = mark.get("format")
+        return _Mark(
+            pipeline=str(mark["pipeline"]),
+            format=number if isinstance(number, int) and not isinstance(number, bool) else None,
+            clearing=mark.get("clearing") is True,
+        )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
-            f"{folder / MARK_FILE} should say which pipeline owns the folder, but cannot be read ({error!r}). "
-            "Choose another folder."
+            f"{path} should say which pipeline owns the folder, but cannot be read ({error!r}). Choose another folder."
         ) from error
-
-
-def _lock(folder: Path) -> int:
-    """Take the folder's exclusive lock; give the descriptor that holds it."""
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise UsageError(
-            f"{folder} is in use by another run (process {holder}). Wait until it ends, or choose another folder."
-        ) from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _unusable(folder: Path, error: OSError) -> UsageError:
@@ -325,26 +357,6 @@ def _unusable(folder: Path, error: OSError) -> UsageError:
         f"The output folder {folder} cannot be used: {error.strerror or error}. "
         "Name a folder on a local disk that this user may create and write to."
     )
-
-
-def _temporaries(folder: Path) -> Iterator[Path]:
-    """Give every temporary name of a run, file or folder: at the top, and at any depth of the run's own folders."""
-    for entry in folder.iterdir():
-        if _TEMPORARY.search(entry.name):
-            yield entry
-    for name in OWNED_FOLDERS:
-        for parent, folders, files in os.walk(folder / name):
-            for found in [*folders, *files]:
-                if _TEMPORARY.search(found):
-                    yield Path(parent, found)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a link (not what it points to) or a folder with all it holds."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _fsync(path: Path, flags: int) -> None:

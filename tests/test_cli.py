@@ -280,6 +280,35 @@ def test_the_same_folder_goes_on_and_options_choose_what_is_repeated(
         assert server.requests["/later.jpg"] == 3
 
 
+def test_fresh_keeps_a_users_files_and_says_so(tmp_path: Path, environment: dict[str, str]) -> None:
+    """`--fresh` removes the old results, leaves what a user put among them, and names it on standard error."""
+    for name in ("old.csv", "new.csv"):
+        _table(tmp_path, name)
+    assert run_fanout("csv", "old.csv", "--out", "run", cwd=tmp_path, environment=environment).returncode == 0
+    labels = tmp_path / "run" / "data" / "labels.csv"
+    labels.write_text("mine")
+    done = run_fanout("csv", "new.csv", "--out", "run", "--fresh", cwd=tmp_path, environment=environment)
+    assert done.returncode == 0
+    assert done.stdout.startswith("run: 1 item, 1 ok")
+    assert done.stderr == "note: --fresh left 1 file in place that no row of the ledger names: 'data/labels.csv'.\n"
+    assert labels.read_text() == "mine"
+    assert [path.name[:4] for path in sorted(labels.parent.iterdir())] == ["labe", "new-"]
+    assert "labels.csv" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_prepared_folder_costs_the_user_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    """A link in the place of the lock file is refused in one sentence, and the file that it leads to is not emptied."""
+    (tmp_path / "victim.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim.txt")
+    table = _table(tmp_path, "table.csv")
+    done = run_fanout("csv", table, "--out", "run", cwd=tmp_path, environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run/.lock should be a regular file that a run made, but is a link" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "victim.txt").read_text() == "mine"
+
+
 # --- exit codes 1 and 130 --------------------------------------------------------------------------------------------
 
 

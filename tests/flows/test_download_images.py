@@ -24,6 +24,7 @@ from prefect_fanout.flows.download_images import _row_of, download_images
 from prefect_fanout.tasks.images.options import ImageOptions
 from prefect_fanout.tasks.images.row import Item
 from prefect_fanout.tasks.ledger import read_ledger
+from prefect_fanout.tasks.run_directory import FORMAT
 from servers.fault_server import Exchange, FaultServer, body, first_then, open_files, raw
 from servers.pictures import picture
 from servers.prefect_server import PrefectServer, logs_of
@@ -101,6 +102,7 @@ def test_what_a_run_leaves_behind(site: FaultServer, tmp_path: Path) -> None:
     assert document["counts"] == {"items": 25, "ok": 20, "failed": 4, "duplicate": 1, "skipped": 0}
     assert document["failures"] == {"http_4xx": 1, "not_an_image": 1, "decode_error": 1, "invalid_url": 1}
     assert document["options"]["workers"] == 4
+    assert document["format"] == json.loads((run / ".run").read_text())["format"] == FORMAT
     assert "requests" in document["versions"]
     assert (run / "ledger.parquet").is_file()
     assert (run / "timeline.parquet").is_file()
@@ -166,6 +168,18 @@ def test_a_rerun_fetches_only_what_is_missing(site: FaultServer, tmp_path: Path)
     assert_reconciled(tmp_path / "run", 25)
     assert (read_ledger(run)["status"] == "ok").sum() == 21
     assert download_images(urls, run, options(fresh=True))["ok"] == 21
+
+
+def test_fresh_keeps_a_users_own_files_and_the_page_names_them(site: FaultServer, tmp_path: Path) -> None:
+    """The images of the run before go, what a user put among them stays, and the report says that it was left."""
+    run = tmp_path / "run"
+    download_images(urls_of(site), str(run), options())
+    (run / "images" / "my_notes.txt").write_text("mine")
+    summary = download_images(urls_of(site)[:1], str(run), options(fresh=True))
+    assert (summary["ok"], summary["skipped"]) == (1, 0)
+    assert pictures_in(run) == {"images/my_notes.txt", *read_ledger(run)["path"]}
+    assert (run / "images" / "my_notes.txt").read_text() == "mine"
+    assert "--fresh left 1 file in place" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv"])

@@ -22,6 +22,7 @@ from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
 from prefect_fanout.flows.ingest_csv import REJECTS_SHOWN, _rows, ingest_csv
 from prefect_fanout.tasks.ledger import read_ledger
 from prefect_fanout.tasks.report import bound_listener
+from prefect_fanout.tasks.run_directory import FORMAT
 from prefect_fanout.tasks.tables.options import CsvOptions
 from prefect_fanout.tasks.tables.sources import SourceFile
 from servers.eventually import eventually
@@ -263,6 +264,37 @@ def test_fresh_forgets_earlier_runs(inputs: Inputs) -> None:
     assert _counts(inputs.ingest("a.csv", fresh=True)) == (1, 0, 0, 0)
     assert len(inputs.data()) == 1
     assert list(inputs.rows()) == ["a.csv"]
+
+
+def test_fresh_keeps_a_users_own_files_and_the_page_names_them(inputs: Inputs) -> None:
+    """What a user put beside the data and the rejects stays, and the report says that it was left."""
+    inputs.write()
+    inputs.ingest()
+    mine = [inputs.run / "data" / "labels.csv", inputs.run / "rejects" / "looked at" / "notes.txt"]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    inputs.ingest("b.csv", fresh=True)
+    assert [file.read_text() for file in mine] == ["mine", "mine"]
+    assert len(list(inputs.run.glob("data/*.parquet"))) == 1
+    assert not list(inputs.run.glob("rejects/*.parquet"))
+    assert "--fresh left 2 files in place" in (inputs.run / "report.html").read_text()
+    assert inputs.run_json is not None
+    assert "such as 'data/labels.csv'" in inputs.run_json["notes"][0]
+
+
+def test_a_folder_of_an_older_version_is_refused_until_fresh(inputs: Inputs) -> None:
+    """A run of another format is left as it is, in one sentence that names --fresh; with it the run is made anew."""
+    inputs.write()
+    inputs.ingest()
+    assert inputs.run_json is not None
+    assert inputs.run_json["format"] == json.loads((inputs.run / ".run").read_text())["format"] == FORMAT
+    (inputs.run / ".run").write_text('{"format": 1, "pipeline": "ingest-csv"}')
+    with pytest.raises(UsageError, match=r"older version.*--fresh"):
+        inputs.ingest()
+    assert inputs.run_json is not None
+    assert _counts(inputs.ingest(fresh=True)) == (3, 0, 0, 0)
+    assert len(inputs.data()) == 3
 
 
 def test_a_file_named_twice_is_read_once(inputs: Inputs) -> None:

@@ -22,16 +22,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from prefect_fanout.tasks import key_index, ledger, ledger_files, run_directory
+from prefect_fanout.tasks import key_index, ledger, ledger_files, ownership, run_directory
 from prefect_fanout.tasks.ledger import Ledger, ledger_schema, read_ledger
 from prefect_fanout.tasks.run_directory import RunDirectory
 
 SCHEMA = ledger_schema("url_key")
 ITEMS = 12
-TRACED_FILES = {module.__file__ for module in (key_index, ledger, ledger_files, run_directory)}
+TRACED_FILES = {module.__file__ for module in (key_index, ledger, ledger_files, ownership, run_directory)}
 TRACED_FUNCTIONS = {
-    # run_directory
-    *("open", "commit_file", "_fsync", "fsync_folder", "_write_json", "_sweep", "_remove", "close"),
+    # ownership, run_directory
+    *("take_lock", "open", "commit_file", "_fsync", "fsync_folder", "_write_json", "_write_mark", "_sweep", "close"),
     # key_index, ledger_files, ledger
     *("_reuse", "add", "write_file", "_flush", "compact", "_open_index"),
 }

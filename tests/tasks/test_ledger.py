@@ -22,7 +22,8 @@ import pytest
 from prefect_fanout._errors import RunFailed, UsageError
 from prefect_fanout.tasks.ledger import ERROR_CHARS, Ledger, ledger_schema, read_ledger
 from prefect_fanout.tasks.ledger_files import GROUP_ROWS
-from prefect_fanout.tasks.run_directory import INDEX_FILE, RunDirectory
+from prefect_fanout.tasks.ownership import INDEX_FILE
+from prefect_fanout.tasks.run_directory import RunDirectory
 
 SCHEMA = ledger_schema("url_key", pa.field("bytes", pa.int64()), pa.field("whole", pa.bool_()))
 NEVER = float("inf")

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from prefect_fanout._errors import RunFailed, UsageError
+from prefect_fanout.tasks.ownership import LOCK_FILE, MARK_FILE
 from prefect_fanout.tasks.run_directory import (
-    LOCK_FILE,
-    MARK_FILE,
+    FORMAT,
     NAME_BYTES,
-    OWNED,
     RunDirectory,
     commit_file,
     storage_failure,
@@ -35,7 +34,7 @@ def test_open_makes_the_folder_and_its_parents(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path / "a" / "b", pipeline="ingest-csv") as run:
         assert run.path == tmp_path / "a" / "b"
         assert names(run.path) == {LOCK_FILE, MARK_FILE}
-        assert json.loads((run.path / MARK_FILE).read_text())["pipeline"] == "ingest-csv"
+        assert json.loads((run.path / MARK_FILE).read_text()) == {"format": FORMAT, "pipeline": "ingest-csv"}
 
 
 def test_an_empty_folder_becomes_a_run_directory(tmp_path: Path) -> None:
@@ -97,9 +96,22 @@ def test_a_run_of_another_pipeline_is_refused(tmp_path: Path, fresh: bool) -> No
     assert (tmp_path / "run.json").exists()
 
 
-@pytest.mark.parametrize("mark", [b"", b"{", b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b"[" * 4_000,
+        b"[" * 200_000,
+        b'{"pipeline": "p", "x": "' + b"x" * 5_000 + b'"}',
+    ],
+    ids=["empty", "half", "list", "nothing", "binary", "deep", "very deep", "long"],
+)
 def test_a_damaged_mark_is_a_usage_error(tmp_path: Path, mark: bytes) -> None:
-    """When it cannot be told whose run it is, nothing is touched."""
+    """When it cannot be told whose run it is, nothing is touched; however deep or long it is, it is refused at once."""
     (tmp_path / MARK_FILE).write_bytes(mark)
     with pytest.raises(UsageError, match="which pipeline owns the folder"):
         RunDirectory.open(tmp_path, pipeline="p", fresh=True)
@@ -174,7 +186,7 @@ def test_run_json_is_gone_while_a_run_goes_on(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path, pipeline="p") as run:
         assert run.read_run_json() is None
         assert run.write_run_json({"items": 3}) == tmp_path / "run.json"
-        assert run.read_run_json() == {"items": 3}
+        assert run.read_run_json() == {"format": FORMAT, "items": 3}
     with RunDirectory.open(tmp_path, pipeline="p") as run:
         assert run.read_run_json() is None
 
@@ -185,6 +197,7 @@ def test_run_json_holds_what_the_pipeline_passes(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path, pipeline="p") as run:
         run.write_run_json({"out": tmp_path, "when": when, "name": "Contrôle \udcff", "nested": {"a": [1, None, 0.5]}})
         assert run.read_run_json() == {
+            "format": FORMAT,
             "out": str(tmp_path),
             "when": str(when),
             "name": "Contrôle \udcff",
@@ -212,25 +225,46 @@ def test_a_commit_mark_that_cannot_be_written_fails_the_run(tmp_path: Path) -> N
         assert names(tmp_path) == {LOCK_FILE, MARK_FILE, "run.json"}
 
 
-def test_fresh_removes_what_runs_own_and_nothing_else(tmp_path: Path) -> None:
-    """`fresh` clears every owned name, follows no link, and leaves the user's own notes."""
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "precious.csv").write_text("mine")
-    folder = tmp_path / "run"
-    with RunDirectory.open(folder, pipeline="p"):
-        for name in OWNED:
-            (folder / name).mkdir()
-            (folder / name / "x").write_text("old")
-        (folder / "notes.txt").write_text("mine")
-        (folder / "rejects" / "x").unlink()
-        (folder / "rejects").rmdir()
-        (folder / "rejects").symlink_to(outside)
-        (folder / "run.json" / "x").unlink()
-        (folder / "run.json").rmdir()
-    with RunDirectory.open(folder, pipeline="p", fresh=True):
-        assert names(folder) == {LOCK_FILE, MARK_FILE, "notes.txt"}
-    assert (outside / "precious.csv").read_text() == "mine"
+def set_format(folder: Path, number: object) -> None:
+    """Make a run directory one of another format; None removes the number."""
+    mark = json.loads((folder / MARK_FILE).read_text())
+    mark = {**mark, "format": number} if number is not None else {"pipeline": mark["pipeline"]}
+    (folder / MARK_FILE).write_text(json.dumps(mark))
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        *((None, "without a format number"), ("2", "without a format number"), (True, "without a format number")),
+        *((0, "format 0"), (1, "format 1"), (FORMAT - 1, f"format {FORMAT - 1}"), (-1, "format -1")),
+    ],
+)
+def test_a_folder_of_an_older_format_is_refused_until_fresh(tmp_path: Path, number: object, said: str) -> None:
+    """An older run is refused in one sentence that names --fresh, its run.json stays, and `fresh` starts anew in it."""
+    with RunDirectory.open(tmp_path, pipeline="p") as run:
+        run.write_run_json({})
+    set_format(tmp_path, number)
+    with pytest.raises(UsageError, match=f"older version.*{said}.*--fresh") as raised:
+        RunDirectory.open(tmp_path, pipeline="p")
+    assert ". " not in str(raised.value)
+    assert (tmp_path / "run.json").exists()
+    with RunDirectory.open(tmp_path, pipeline="p", fresh=True):
+        assert names(tmp_path) == {LOCK_FILE, MARK_FILE}
+    with RunDirectory.open(tmp_path, pipeline="p"):
+        pass
+
+
+@pytest.mark.parametrize("number", [FORMAT + 1, FORMAT + 2, 10**300])
+def test_a_folder_of_a_newer_format_is_refused(tmp_path: Path, number: int) -> None:
+    """A run of a newer version is refused, with `fresh` too: this version does not know what belongs to it."""
+    with RunDirectory.open(tmp_path, pipeline="p") as run:
+        run.write_run_json({})
+    set_format(tmp_path, number)
+    for fresh in (False, True):
+        with pytest.raises(UsageError, match=r"newer version.*update prefect-fanout") as raised:
+            RunDirectory.open(tmp_path, pipeline="p", fresh=fresh)
+        assert ". " not in str(raised.value)
+    assert (tmp_path / "run.json").exists()
 
 
 def test_temporary_names_are_fresh_and_in_the_same_folder(tmp_path: Path) -> None:
