@@ -150,7 +150,9 @@ def demo(*, out: Path = Path("fanout-demo")) -> int:
         out: Folder of the demo; what an earlier demo left in it is replaced.
     """
     from prefect_fanout._demo import run_demo
+    from prefect_fanout.tasks.run_directory import local_folder
 
+    local_folder(out)
     return EXIT_OK if run_demo(Terminal(talks=True), out, run_images, run_csv) else EXIT_RUN_FAILED
 
 
@@ -170,8 +172,10 @@ def run_images(terminal: Terminal, urls: list[str] | str, out: Path, options: Ma
     from prefect_fanout.flows.download_images import download_images
     from prefect_fanout.tasks.images.options import ImageOptions
     from prefect_fanout.tasks.images.url_list import open_list
+    from prefect_fanout.tasks.run_directory import local_folder
 
     checked = _checked(ImageOptions, options)
+    local_folder(out)
     open_list(urls, column=checked.url_column)  # a list that cannot be read should not cost the start of a server
     return _run(terminal, "Downloading", lambda: download_images(urls, str(out), checked), out)
 
@@ -190,10 +194,12 @@ def run_csv(terminal: Terminal, sources: Sequence[str], out: Path, options: Mapp
         RunFailed: The run could not be finished.
     """
     from prefect_fanout.flows.ingest_csv import ingest_csv
+    from prefect_fanout.tasks.run_directory import local_folder
     from prefect_fanout.tasks.tables.options import CsvOptions
     from prefect_fanout.tasks.tables.sources import find_sources
 
     checked = _checked(CsvOptions, options)
+    local_folder(out)
     find_sources(sources)  # as above
     return _run(terminal, "Ingesting", lambda: ingest_csv(list(sources), str(out), checked), out)
 

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -53,6 +54,9 @@ NAME_BYTES = 255
 
 MARK_BYTES = 4_096
 """Largest mark that is read, in bytes; a run writes about 70."""
+
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
+"""The beginning of s3://bucket, also after pathlib made s3:/bucket of it."""
 
 
 def temporary_name(final: Path) -> Path:
@@ -297,7 +301,7 @@ def local_folder(path: str | Path) -> Path:
     text = os.fspath(path)
     if not text.strip() or "\0" in text:
         raise UsageError(f"The output folder should be a path, but is {text!r}. Name a folder that the run may create.")
-    if "://" in text:
+    if "://" in text or _ADDRESS.match(text):
         raise UsageError(f"The output folder should be on this machine, but {text!r} is an address. Name a folder.")
     try:
         return Path(text).expanduser().absolute()

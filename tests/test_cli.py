@@ -139,6 +139,9 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
         ("images urls.csv --url-column link --out run", "link"),
         ("csv no-such-table.csv --out run", "no-such-table.csv"),
         ("csv no-such-*.csv --out run", "no-such-*.csv"),
+        ("csv table.csv --out s3://bucket/run", "s3:/bucket/run"),
+        ("images urls.txt --out gs://bucket", "gs:/bucket"),
+        ("demo --out s3://bucket", "s3:/bucket"),
     ],
 )
 def test_wrong_usage_is_said_at_once_and_exits_with_2(here: Here, tmp_path: Path, arguments: str, said: str) -> None:

@@ -53,11 +53,31 @@ def test_a_relative_path_and_a_home_folder_are_made_absolute(tmp_path: Path, mon
         assert run.path == tmp_path / "home" / "run"
 
 
-@pytest.mark.parametrize("path", ["", "  ", "s3://bucket/run", "a\0b", "~nobody-of-that-name/run"])
-def test_a_path_that_names_no_local_folder_is_refused(path: str) -> None:
-    """Nothing, an address and a broken path are refused before anything is made."""
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "  ", "a\0b", "~nobody-of-that-name/run", "s3://bucket/run", "gs://bucket", "S3:/bucket", "file:///run"),
+        *(Path("s3://bucket/run"), Path("abfs+x://a@b/run")),
+    ],
+)
+def test_a_path_that_names_no_local_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | Path
+) -> None:
+    """Nothing, a broken path and an address, also one that pathlib shortened, are refused before anything is made."""
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="output folder"):
         RunDirectory.open(path, pipeline="p")
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["12:30", "a:b/c", "run:1/x", "-:/x"])
+def test_a_folder_whose_name_only_looks_like_an_address_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A colon in a folder's name makes no address of a path."""
+    monkeypatch.chdir(tmp_path)
+    with RunDirectory.open(name, pipeline="p") as run:
+        assert run.path == tmp_path / name
 
 
 @pytest.mark.parametrize("below", [".", "below", "far/below"])
