@@ -36,7 +36,7 @@ class Finished:
         failures: Failed items per kind of failure.
         examples: The first failed items.
         seconds: Wall time of the run.
-        notes: Sentences about what the run left in place.
+        notes: Sentences about files that the run left in place.
     """
 
     run: Path

@@ -92,7 +92,7 @@ class RunOptions:
     """Work once more on the items that failed in an earlier run in this folder."""
 
     fresh: Annotated[bool, Parameter(negative="", show_default=False)] = False
-    """Remove what earlier runs wrote in this folder and start anew; your own files in it stay."""
+    """Remove the results of earlier runs in this folder and start anew; your own files in it stay."""
 
 
 DEFAULTS = RunOptions()

@@ -1,4 +1,4 @@
-"""Removing what earlier runs wrote into a run folder, and nothing else: what `fresh=True` does.
+"""Removing the results of earlier runs from a run folder, and nothing else: the work of `fresh=True`.
 
 A data file is removed only if a row of the ledger names it. A file that a killed run finished, but whose row was not
 committed, is left: its name (`photo-0123456789abcdef.jpg`, `export-1700000000.parquet`) can as well be a user's. The

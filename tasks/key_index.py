@@ -6,8 +6,8 @@ The Parquet files are the truth. What keeps a lost, stale or torn index from bei
 2. it gets its final name when it is closed, fsynced, in one rename;
 3. it holds the name, size and time of every Parquet file it was made from. `KeyIndex.open` gives it back only when
    these are the files that are there now; otherwise it gives an empty one, to be filled again;
-4. its schema is letter for letter the one below, for a view or a trigger of somebody else could run without end; and
-   the file has no second name, under which a change would show as well.
+4. its schema is letter for letter the one below, for a view or a trigger of somebody else could run without end. The
+   file has no second name elsewhere, under which it would change too.
 
 So sqlite itself runs without a journal and without fsync, and a commit costs one pass over the touched pages.
 Memory is bounded by `CACHE_KIB`, whatever the number of keys.

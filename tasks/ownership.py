@@ -1,17 +1,17 @@
-"""The names that a run owns in its folder, whether each is what a run makes, and the lock that keeps others out.
+"""The names that a run owns in its folder, the checks before one of them is used, and the lock.
 
-A run writes, renames and removes what has an owned name. In a folder that somebody else prepared, a link would turn
-that against other files of the run's user, and a FIFO would be waited for without end. So, when a folder is opened:
+A run writes, renames and removes files with owned names. In a folder that somebody else prepared, a link would turn
+that against other files of the run's user, and reading a FIFO would never end. When a folder is opened:
 
-1. the folder belongs to the user of the run, or to root. Root may also use the folder of another user, if nobody
-   but root and that user can have put it there (`_is_guarded`);
-2. each owned name is missing, or is what a run makes (a real folder, a regular file) and belongs to the user of the
-   run, or to the other user that root works for. Below the owned folders there are only regular files in real folders;
-3. the lock file is opened without following a link, and is not written to before it is known to be a regular file of
-   ours that has no second name elsewhere.
+1. The folder belongs to the user of the run, or to root. Root may also use the folder of another user, if nobody
+   but root and that user can have put it there (`_is_guarded`).
+2. Each owned name is missing, or is a real folder or a regular file as a run makes it. It belongs to the user of the
+   run, or to the other user that root works for. Below the owned folders there are only regular files in real folders.
+3. The lock file is opened without following a link. Nothing is written to it before it is known to be a regular file
+   of ours that has no second name elsewhere.
 
-Not covered: who owns the folder, or may write to one above it, can swap names between these checks and their use. Keep
-run folders where only trusted users can do that.
+Not covered: a user who owns the folder, or may write to a folder above it, can swap names between a check and the use
+of the name. Keep run folders where only trusted users can do that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}\Z")
 """The end of the name of a file that is being written."""
 
 _FOLLOWED_LINKS = 40
-"""Links on the way to a folder after which Linux gives up."""
+"""Most links on the way to a folder, as on Linux."""
 
 
 def owners_of(folder: Path, status: os.stat_result) -> frozenset[int]:
@@ -71,7 +71,7 @@ def owners_of(folder: Path, status: os.stat_result) -> frozenset[int]:
 def check_names(
     descriptor: int, folder: Path, owners: frozenset[int], names: Sequence[str] = (LOCK_FILE, MARK_FILE, *OWNED)
 ) -> None:
-    """Raise unless each owned name at the top of a run folder is missing or is what a run makes.
+    """Raise unless each owned name at the top of a run folder is missing, or is of the kind that a run makes.
 
     Args:
         descriptor: the open folder.
@@ -80,7 +80,7 @@ def check_names(
         names: the names to look at.
 
     Raises:
-        UsageError: a name is a link, a FIFO, or otherwise not what a run makes, or belongs to somebody else.
+        UsageError: a name is a link, a FIFO or of another wrong kind, or belongs to somebody else.
     """
     for name in names:
         try:
@@ -169,8 +169,8 @@ def _check(path: Path, status: os.stat_result, owners: frozenset[int], *, is_fol
 
 def _foreign(path: Path, owner: int) -> str:
     return (
-        f"{path} belongs to user {owner}, but this run works as user {os.geteuid()}, and what others own could lead it "
-        "to other files: work as that user, or choose a folder of your own."
+        f"{path} belongs to user {owner}, but this run works as user {os.geteuid()}, and a file or folder of another "
+        "user could lead it astray: work as that user, or choose a folder of your own."
     )
 
 
@@ -193,8 +193,8 @@ def _is_guarded(folder: Path, owner: int) -> bool:
     """Return whether nobody but root and one other user can replace a folder, or one on the way to it.
 
     A folder that others may write to is allowed only if it is sticky, as /tmp, and its entry on the way is root's:
-    there nobody can rename what is root's. An entry of another user does not count, for everybody can make one there
-    and wait for root to use it.
+    nobody else can rename that entry. An entry of another user is refused there, for every user can make one and wait
+    for root to use it.
 
     Args:
         folder: absolute path. Links on the way are followed one by one, as the system does.

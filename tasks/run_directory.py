@@ -8,10 +8,10 @@ What a run directory promises:
    fsynced, renamed, and the folder is fsynced. A killed run leaves temporary names at most, which the next `open`
    removes.
 3. `run.json` exists only when the last run wrote everything else: `open` removes it, the pipeline writes it last.
-4. Nothing that no run wrote is touched: a folder with other files in it is refused, and so is one in which an owned
-   name is not what a run makes (see `ownership`). `fresh=True` removes what a run wrote and nothing else (see
-   `clearing`); a kill in the midst of that is made good by the next `open`.
-5. A folder of another format than `FORMAT` is refused.
+4. Files that no run wrote are never changed or removed. A folder with other files in it is refused, and so is one in
+   which an owned name is of the wrong kind or belongs to another user (see `ownership`). `fresh=True` removes the
+   results of earlier runs and nothing else (see `clearing`); after a kill the next `open` completes that.
+5. A folder of another format than `FORMAT` is refused; `fresh=True` accepts an older one.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from prefect_fanout.tasks.ownership import (
 )
 
 FORMAT = 2
-"""Number of the layout of a run folder: its names, its ledger, what a file name is made of. Raise it with any change
-that makes a run of an older version go wrong when it is continued."""
+"""Number of the layout of a run folder: its names, its ledger, its rule for file names. Raise it with any change that
+makes a run of an older version go wrong when it is continued."""
 
 NAME_BYTES = 255
 """Longest file name, in bytes, on the usual Linux and macOS file systems (NAME_MAX)."""
@@ -136,7 +136,7 @@ class RunDirectory:
     Attributes:
         path: the folder.
         pipeline: name of the pipeline that opened it.
-        notes: sentences for the user about what `fresh` left in place; they are part of run.json.
+        notes: sentences for the user about files that `fresh` left in place; they are part of run.json.
     """
 
     def __init__(self, path: Path, pipeline: str, lock: int) -> None:
@@ -154,7 +154,7 @@ class RunDirectory:
         Args:
             path: the folder; made, with its parents, when it is not there. `~` is the home folder.
             pipeline: name of the pipeline that will write to it.
-            fresh: first remove what earlier runs of this pipeline wrote, in an older format too.
+            fresh: first remove the results of earlier runs of this pipeline, also those in an older format.
 
         Raises:
             UsageError: the folder cannot be made or written, is in use, is a file, belongs to another pipeline, has
@@ -265,7 +265,7 @@ class RunDirectory:
         self._write_json(self.path / MARK_FILE, {**mark, "clearing": True} if clearing else mark)
 
     def _sweep(self, temporaries: list[Path]) -> None:
-        """Remove what a killed run was writing, and owned folders that format 1 renamed before it removed them."""
+        """Remove files that a killed run was writing, and folders that format 1 renamed before it removed them."""
         for path in [*(entry for entry in self.path.iterdir() if TEMPORARY.search(entry.name)), *temporaries]:
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode):
@@ -274,7 +274,7 @@ class RunDirectory:
                 shutil.rmtree(path)
 
     def _clear(self) -> None:
-        """Remove what earlier runs wrote. A mark says meanwhile that this is to be done again after a kill."""
+        """Remove the results of earlier runs. Meanwhile the mark has the next `open` complete this after a kill."""
         from prefect_fanout.tasks.clearing import clear_results  # it imports pyarrow, and by it this module
 
         self._write_mark(clearing=True)
