@@ -39,8 +39,10 @@ BATCH_ROWS = 4_096  # of the ledger in memory at once, a few megabytes
 def _run_name() -> str:
     """What the run does, for the UI: "ingest 10 csv -> out"."""
     given: dict[str, Any] = flow_run.parameters
+    options = given.get("options")
+    follow = options.get("follow_links") if isinstance(options, dict) else getattr(options, "follow_links", False)
     try:
-        count = f"{len(find_sources(given['sources'])):,} "
+        count = f"{len(find_sources(given['sources'], follow_links=bool(follow))):,} "
     except UsageError:
         count = ""  # the flow itself says what is wrong with the sources
     return f"ingest {count}csv -> {Path(str(given['out'])).name}"
@@ -68,7 +70,7 @@ def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | 
         TooManyFailures: Everything is done and written, but more files failed than `max_failed` allows.
     """
     options = options or CsvOptions()
-    files = find_sources(sources)
+    files = find_sources(sources, follow_links=options.follow_links)
     title = f"CSV files of {_named(sources)}"
     with RunDirectory.open(out, pipeline=PIPELINE, fresh=options.fresh) as run:
         began = time.monotonic()

@@ -72,6 +72,7 @@ app = App(
 )
 COMMON = Group("Options of every run", sort_key=1)
 IMAGES = Group("Options for images", sort_key=0)
+CSV = Group("Options for csv", sort_key=0)
 
 
 @Parameter(name="*", group=COMMON)
@@ -130,16 +131,19 @@ def csv(
     /,
     *,
     out: Path,
+    follow_links: Annotated[bool, Parameter(group=CSV, negative="", show_default=False)] = False,
     common: RunOptions = DEFAULTS,
 ) -> None:
     """Turn CSV files into Parquet files, one each, and keep the rows that do not fit.
 
     Args:
-        sources: CSV files, or patterns in quotes such as 'exports/*.csv'.
+        sources: CSV files, or patterns in quotes such as 'exports/*.csv'. "**" enters no linked folder.
         out: Folder of the run; it is made if it does not exist.
+        follow_links: Read also matches of a pattern that lead out of its folder, which are failed items otherwise.
         common: What both pipelines let a user choose.
     """
-    run_csv(Terminal(), sources, out, _given(common))
+    own: dict[str, object] = {"follow_links": follow_links}
+    run_csv(Terminal(), sources, out, {**_given(common), **own})
 
 
 @app.command(help_epilogue=_epilogue(DEMO_EXAMPLES))

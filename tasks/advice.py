@@ -46,6 +46,8 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "too_many_frames": "If you trust the source, raise `max_frames`.",
         "too_small": "If you want images of that size, lower `min_side_px`.",
         # tables
+        "outside_folder": "Put the file itself into the folder, or set `follow_links` if you trust its writers.",
+        "not_a_file": "Only regular files are read: take it out of the folder, or name the files in it.",
         "unreadable": "Check that the file is there and may be read, then run again with `retry_failed`.",
         "vanished": "The file was removed while the run was on: put it back, then run again with `retry_failed`.",
         "changed": "The file was written to while it was read: wait until it is complete, then run again.",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
-import io
 import os
 import stat
 import zlib
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from prefect_fanout.tasks.tables.faults import FileFault
+from prefect_fanout.tasks.tables.sources import open_file
 
 RAW_BYTES = 1 << 20
 """Bytes per read from a compressed or transcoded file, and per piece that is decompressed."""
@@ -44,16 +45,24 @@ class TextSource:
     Args:
         path: The file.
         encoding: The declared encoding; None is UTF-8. A byte order mark overrules it.
+        within: The folder that is not left when the file is opened; see `sources.open_file`.
 
     Raises:
         FileFault: From the constructor or `read`: the file vanished, cannot be read, is compressed in a way that is
             not read here, is damaged, or is not text in the encoding.
     """
 
-    def __init__(self, path: Path, encoding: str | None = None) -> None:
+    def __init__(self, path: Path, encoding: str | None = None, *, within: Path | None = None) -> None:
         self._path = path
         self._hash = hashlib.sha256()
-        self._file = self._open()
+        try:
+            self._file = open_file(path, within)
+        except OSError as error:
+            if within and error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise FileFault(
+                    "outside_folder", f"{path} was a file when the run began; now there is a link, and it was not read."
+                ) from error
+            raise _unreadable(path, error) from error
         status = os.fstat(self._file.fileno())
         if not stat.S_ISREG(status.st_mode):
             self._file.close()
@@ -112,13 +121,6 @@ class TextSource:
         """The digest of the file's own bytes, as far as they were read."""
         return self._hash.hexdigest()
 
-    def _open(self) -> io.FileIO:
-        try:
-            # O_NONBLOCK: a named pipe without a writer must be an error, not a wait without end
-            return os.fdopen(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
-        except OSError as error:
-            raise _unreadable(self._path, error) from error
-
     def _read_raw(self, size: int) -> bytes:
         data = bytearray(size)
         with memoryview(data) as view:
@@ -130,6 +132,8 @@ class TextSource:
             count = self._file.readinto(buffer)
         except OSError as error:
             raise _unreadable(self._path, error) from error
+        if count is None:  # nothing at the moment: a file that the kernel makes up, such as /proc/kmsg
+            raise FileFault("unreadable", f"{self._path} gives its bytes only now and then. Save them to a file first.")
         self._hash.update(buffer[:count])
         self.bytes_in += count
         return count

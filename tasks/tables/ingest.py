@@ -40,7 +40,7 @@ from prefect_fanout.tasks.tables.writer import ParquetFile
 SAMPLE_BYTES = MIB
 """At least this much of a file is looked at for its dialect and its types, even with smaller blocks."""
 
-PASSING_KINDS = ("changed", "vanished", "unreadable")
+PASSING_KINDS = ("changed", "vanished", "unreadable", "outside_folder")
 """Failures that are about the moment and not the content: without a fingerprint, any rerun tries such a file again."""
 
 DATA_FOLDER, REJECTS_FOLDER = "data", "rejects"
@@ -76,7 +76,7 @@ def ingest_file(source: SourceFile, run: Path, options: CsvOptions, *, overlap: 
         row = failed(row | work.known, fault.kind, fault.message)
         if fault.kind not in PASSING_KINDS:
             with contextlib.suppress(OSError):  # it went just now
-                row |= fingerprint(source.path)
+                row |= fingerprint(source.path, source.within)
     except (OSError, pa.ArrowException) as error:
         raise storage_failure(f"The Parquet file for {source.source}", work.data_path, error) from error
     row["seconds"] = time.perf_counter() - clock
@@ -140,7 +140,7 @@ class _FileIngest:
     def _read(self, as_text: frozenset[str]) -> dict[str, Any]:
         options = self._options
         with contextlib.ExitStack() as stack:
-            text = stack.enter_context(TextSource(self._source.path, options.encoding))
+            text = stack.enter_context(TextSource(self._source.path, options.encoding, within=self._source.within))
             self.known |= {"encoding": text.encoding, "compression": text.compression}
             wanted = max(options.block_bytes, SAMPLE_BYTES)
             sample = text.read(wanted)
@@ -261,7 +261,7 @@ class _FileIngest:
     def _fingerprint(self, text: TextSource) -> dict[str, Any]:
         """What a rerun compares, provided that the file is still the one that was read."""
         try:
-            now = fingerprint(self._source.path)
+            now = fingerprint(self._source.path, self._source.within)
         except OSError as error:
             raise FileFault("vanished", f"{self._source.source} could not be read again: {error}.") from error
         if (now["bytes_in"], now["mtime_ns"]) != (text.bytes_in, text.mtime_ns):

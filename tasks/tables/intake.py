@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect_fanout.tasks.ledger import Ledger
 from prefect_fanout.tasks.tables.fingerprint import is_unchanged
 from prefect_fanout.tasks.tables.options import CsvOptions
-from prefect_fanout.tasks.tables.row import Row, new_row, printable
+from prefect_fanout.tasks.tables.row import Row, failed, new_row, printable
 from prefect_fanout.tasks.tables.sources import SourceFile
 
 SUMS = ("rows_in", "rows_out", "rejected")
@@ -54,6 +54,8 @@ class Intake:
                     self.note(row)
                 else:
                     self.counts["skipped"] += 1
+            elif source.problem is not None:
+                self.note(failed(new_row(source, self._options), source.problem.kind, source.problem.message))
             elif row is not None and self._is_finished(source, row):
                 self.counts["skipped"] += 1
                 self._add(row)
@@ -71,4 +73,5 @@ class Intake:
         if row["options"] != self._options.result_key():
             return False
         outputs = [row[name] for name in ("path", "rejects_path") if row[name] is not None]
-        return all((self._run / output).is_file() for output in outputs) and is_unchanged(source.path, row)
+        kept = all((self._run / output).is_file() for output in outputs)
+        return kept and is_unchanged(source.path, row, source.within)

@@ -44,6 +44,8 @@ class CsvOptions(BaseModel):
         max_failed: More failed files than this end the run with an error once everything is written; None never does.
         retry_failed: Ingest again the files that failed in an earlier run of the same run directory.
         fresh: Forget what earlier runs left in the run directory.
+        follow_links: Read also matches of a pattern that lead out of the pattern's folder. Whoever can write to the
+            folder can then have every file read that the user of the run may read.
         delimiter: One ASCII character; None finds out which of comma, semicolon, tab and bar each file uses.
         encoding: What the files are encoded in; None is UTF-8, or what a byte order mark says.
         header: Whether the first record names the columns; if not they are called column_1, column_2, and so on.
@@ -65,6 +67,7 @@ class CsvOptions(BaseModel):
     max_failed: int | None = Field(default=None, ge=0)
     retry_failed: bool = False
     fresh: bool = False
+    follow_links: bool = False
     delimiter: str | None = None
     encoding: str | None = None
     header: bool = True

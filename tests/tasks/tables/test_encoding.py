@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 from pathlib import Path
 
@@ -112,6 +113,20 @@ def test_other_archives_are_refused_by_name(tmp_path: Path, magic: bytes) -> Non
     path.write_bytes(magic + b"rest")
     with pytest.raises(FileFault, match="Decompress it"):
         _read_all(path)
+
+
+def test_a_file_that_gives_bytes_only_now_and_then_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's log, /proc/kmsg, is a regular file to the eye, and has nothing to read at most times."""
+
+    class Log(io.FileIO):
+        def readinto(self, _: object) -> None:
+            return None  # as the true one does; reading that would take its lines from whoever collects them
+
+    (tmp_path / "kmsg").touch()
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, *_, **__: Log(descriptor))
+    with pytest.raises(FileFault, match="only now and then") as caught:
+        TextSource(tmp_path / "kmsg")
+    assert caught.value.kind == "unreadable"
 
 
 def test_a_vanished_file_and_a_pipe_are_faults(tmp_path: Path) -> None:
