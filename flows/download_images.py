@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_fanout import ExecutorTaskRunner, Outcome, TimelineEntry, fan_out
-from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
+from prefect_fanout._errors import RunFailed, UsageError
 from prefect_fanout._text import traceback_text
 from prefect_fanout.tasks.images.client import DEFAULT_WORKERS, ClientFactory
 from prefect_fanout.tasks.images.deadline import Stopped
@@ -29,7 +29,7 @@ from prefect_fanout.tasks.images.url_list import UrlList, open_list
 from prefect_fanout.tasks.ledger import Ledger
 from prefect_fanout.tasks.report import Notice, Progress, RunSummary, publish_summary, write_report, write_timeline
 from prefect_fanout.tasks.run_directory import RunDirectory
-from prefect_fanout.tasks.summary import default_versions
+from prefect_fanout.tasks.summary import default_versions, judge
 
 PIPELINE = "download-images"
 VERSIONS = ("requests", "urllib3", "pillow")
@@ -66,6 +66,7 @@ def download_images(urls: list[str] | str | Path, out: str, options: ImageOption
     Raises:
         UsageError: the list, the folder or an option cannot be used; nothing was written.
         RunFailed: this machine could not go on, or the counts do not reconcile; the ledger is committed.
+        AllItemsFailed: everything is written, but every item of the list failed, now or in an earlier run.
         TooManyFailures: everything is done and written, but more items failed than `max_failed` allows.
     """
     options = options or ImageOptions()
@@ -102,11 +103,7 @@ def download_images(urls: list[str] | str | Path, out: str, options: ImageOption
         write_timeline(run, timeline)
         write_report(summary, run.path / "report.html")
         run.write_run_json(_run_document(source, summary))
-    if options.max_failed is not None and in_ledger.get("failed", 0) > options.max_failed:
-        raise TooManyFailures(
-            f"{in_ledger['failed']:,} items failed, and {options.max_failed:,} are allowed (max_failed). Everything "
-            f"else is done; the ledger in {run.path} says why. Run again with retry_failed to try them once more."
-        )
+    judge(run.path, intake.statuses, failed=in_ledger.get("failed", 0), max_failed=options.max_failed, noun="item")
     return {"run": str(run.path), "items": intake.items, **counts}
 
 

@@ -19,11 +19,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_fanout import ExecutorTaskRunner, Outcome, TimelineEntry, fan_out
-from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
+from prefect_fanout._errors import RunFailed, UsageError
 from prefect_fanout._text import traceback_text
 from prefect_fanout.tasks.ledger import Ledger
 from prefect_fanout.tasks.report import Notice, Progress, RunSummary, publish_summary, write_report, write_timeline
 from prefect_fanout.tasks.run_directory import RunDirectory
+from prefect_fanout.tasks.summary import judge, number_text
 from prefect_fanout.tasks.tables.ingest import ingest_csv_file
 from prefect_fanout.tasks.tables.intake import Intake
 from prefect_fanout.tasks.tables.options import CsvOptions
@@ -31,8 +32,14 @@ from prefect_fanout.tasks.tables.row import KEY, SCHEMA, Row, failed, new_row
 from prefect_fanout.tasks.tables.sources import SourceFile, find_sources
 
 PIPELINE = "ingest-csv"
-FIGURES = {"rows_in": "rows read", "rows_out": "rows written", "rejected": "rows rejected", "bytes_in": "bytes read"}
-REJECTS_SHOWN = 10  # files with rejected rows that are named on the page of the run; the ledger has them all
+FIGURES = {
+    "rows_in": "rows read",
+    "rows_out": "rows written",
+    "rejected": "rows rejected",
+    "withheld": "rows withheld",
+    "bytes_in": "bytes read",
+}
+FILES_SHOWN = 10  # of each notice on the page of the run, such as that of rejected rows; the ledger has them all
 BATCH_ROWS = 4_096  # of the ledger in memory at once, a few megabytes
 
 
@@ -61,12 +68,14 @@ def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | 
         options: See `CsvOptions`.
 
     Returns:
-        Counts of this call: items, ok, failed, duplicate, skipped (finished in an earlier run); rows_in, rows_out and
-        rejected of all files that are done; and the run directory.
+        Counts of this call: items, ok, failed, duplicate, skipped (finished in an earlier run); rows_in, rows_out,
+        rejected and withheld (rows that fit, of files with too many rejects) of all files that are done; and the run
+        directory.
 
     Raises:
         UsageError: A source, the folder or an option cannot be used; nothing was written.
         RunFailed: This machine could not go on, or counts do not reconcile; the ledger is committed.
+        AllItemsFailed: Everything is written, but every file of the input failed, now or in an earlier run.
         TooManyFailures: Everything is done and written, but more files failed than `max_failed` allows.
     """
     options = options or CsvOptions()
@@ -80,7 +89,7 @@ def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | 
             _reconcile(intake, len(files))
             ledger.compact()
             counts, failures, examples = ledger.counts(), ledger.failures(), ledger.failure_examples()
-        figures, notices = _counted(run.path)
+        sums, notices = _counted(run.path)
         summary = RunSummary(
             title=title,
             pipeline=PIPELINE,
@@ -93,19 +102,15 @@ def ingest_csv(sources: list[str] | str | Path, out: str, options: CsvOptions | 
             skipped=intake.counts["skipped"],
             timeline=timeline,
             examples=examples,
-            figures=figures,
+            figures={name: sums[key] for key, name in FIGURES.items() if sums[key] or key != "withheld"},
             notices=[*notices, *(Notice(title="Left in place", text=note) for note in run.notes)],
             options=options.model_dump(mode="json"),
         )
         publish_summary(summary, key=f"{PIPELINE}-summary")
         write_timeline(run, timeline)
         write_report(summary, run.path / "report.html")
-        run.write_run_json(_run_document(sources, summary, intake))
-    if options.max_failed is not None and counts.get("failed", 0) > options.max_failed:
-        raise TooManyFailures(
-            f"{counts['failed']:,} files failed, and {options.max_failed:,} are allowed (max_failed). Everything else "
-            f"is done; the ledger in {run.path} says why. Run again with retry_failed to try them once more."
-        )
+        run.write_run_json(_run_document(sources, summary, intake, sums["empty"]))
+    judge(run.path, intake.statuses, failed=counts.get("failed", 0), max_failed=options.max_failed, noun="file")
     return {"run": str(run.path), "items": intake.items, **_call_counts(intake), **_sums(intake)}
 
 
@@ -164,7 +169,7 @@ def _reconcile(intake: Intake, files: int) -> None:
     if intake.counts.total() != files or intake.items != files:
         raise RunFailed(f"{files:,} files were named, but the counts add up to something else: {_call_counts(intake)}.")
     sums = _sums(intake)
-    if sums["rows_in"] != sums["rows_out"] + sums["rejected"]:
+    if sums["rows_in"] != sums["rows_out"] + sums["rejected"] + sums["withheld"]:
         raise RunFailed(f"The records of all files do not reconcile: {sums}. Please report this.")
 
 
@@ -174,34 +179,56 @@ def _call_counts(intake: Intake) -> dict[str, int]:
 
 
 def _sums(intake: Intake) -> dict[str, int]:
-    return {name: intake.sums[name] for name in ("rows_in", "rows_out", "rejected")}
+    return {name: intake.sums[name] for name in ("rows_in", "rows_out", "rejected", "withheld")}
 
 
-def _counted(run: Path) -> tuple[dict[str, int], list[Notice]]:
-    """What the files of the compacted ledger hold, and where their rejects are."""
-    sums: Counter[str] = Counter(dict.fromkeys(FIGURES, 0))
+def _counted(run: Path) -> tuple[Counter[str], list[Notice]]:
+    """Count what the files of the compacted ledger hold, and name those with rejects and those without records."""
+    sums: Counter[str] = Counter()
     most: list[Row] = []
-    files = 0
+    empty: list[Row] = []
+    counted = ["rows_in", "rows_out", "rejected", "bytes_in"]
     with pq.ParquetFile(run / "ledger.parquet") as ledger:
-        for batch in ledger.iter_batches(BATCH_ROWS, columns=["source", "rejects_path", *FIGURES]):
+        for batch in ledger.iter_batches(BATCH_ROWS, columns=["source", "status", "path", "rejects_path", *counted]):
             read = batch.filter(pc.is_valid(batch["rows_in"]))
-            sums.update({name: pc.sum(read[name]).as_py() or 0 for name in FIGURES})
+            sums.update({name: pc.sum(read[name]).as_py() or 0 for name in counted})
+            failed = read.filter(pc.equal(read["status"], pa.scalar("failed")))
+            for name, sign in (("rows_in", 1), ("rejected", -1)):
+                sums["withheld"] += sign * (pc.sum(failed[name]).as_py() or 0)
+            void = read.filter(pc.and_(pc.equal(read["rows_in"], pa.scalar(0)), pc.is_null(read["path"])))
+            sums["empty"] += void.num_rows
+            empty = (empty + void.slice(0, FILES_SHOWN).to_pylist())[:FILES_SHOWN]
             rejected = read.filter(pc.greater(read["rejected"], pa.scalar(0)))
-            files += rejected.num_rows
-            most = heapq.nlargest(REJECTS_SHOWN, most + rejected.to_pylist(), key=lambda row: row["rejected"])
-    return {FIGURES[name]: sums[name] for name in FIGURES}, _notices(run, sums, most, files)
+            sums["files"] += rejected.num_rows
+            most = heapq.nlargest(FILES_SHOWN, most + rejected.to_pylist(), key=lambda row: row["rejected"])
+    return sums, [*_rejects_notice(run, sums, most), *_empty_notice(sums["empty"], empty)]
 
 
-def _notices(run: Path, sums: Counter[str], most: Sequence[Row], files: int) -> list[Notice]:
-    """That there are rejects, and the files that have most of them."""
+def _rejects_notice(run: Path, sums: Counter[str], most: Sequence[Row]) -> Iterator[Notice]:
+    """Say that there are rejects, and which files have most of them."""
     if not most:
-        return []
+        return
     title = f"{sums['rejected']:,} of {sums['rows_in']:,} rows rejected"
     text = "What did not fit is kept in Parquet files below rejects/, with line, reason and content."
-    if files > len(most):
-        text += f" Of {files:,} files with rejected rows these have the most."
+    if sums["withheld"]:
+        text += (
+            f" {sums['withheld']:,} rows that fit are withheld: their files have more rejects than max_rejects allows."
+        )
+    if sums["files"] > len(most):
+        text += f" Of {sums['files']:,} files with rejected rows these have the most."
     rows = [(row["source"], row["rejected"], _first_reject(run, row), row["rejects_path"]) for row in most]
-    return [Notice(title=title, text=text, columns=("file", "rejected", "the first", "kept in"), rows=rows)]
+    yield Notice(title=title, text=text, columns=("file", "rejected", "the first", "kept in"), rows=rows)
+
+
+def _empty_notice(count: int, empty: Sequence[Row]) -> Iterator[Notice]:
+    """Say that there are files without a record, and name the first of them."""
+    if not count:
+        return
+    text = "There is no record in them, so there is no Parquet file of them either."
+    if count > len(empty):
+        text += f" These are the first {len(empty)}."
+    rows = [(row["source"], row["bytes_in"]) for row in empty]
+    yield Notice(title=f"{number_text(count, 'empty file')}", text=text, columns=("file", "bytes"), rows=rows)
 
 
 def _first_reject(run: Path, row: Row) -> str:
@@ -220,11 +247,19 @@ def _named(sources: list[str] | str | Path) -> str:
     return named[0] if len(named) == 1 else f"{named[0]} and {len(named) - 1:,} more"
 
 
-def _run_document(sources: list[str] | str | Path, summary: RunSummary, intake: Intake) -> dict[str, object]:
+def _run_document(
+    sources: list[str] | str | Path, summary: RunSummary, intake: Intake, empty: int
+) -> dict[str, object]:
     return {
         "pipeline": PIPELINE,
         "source": _named(sources),
-        "counts": {"items": summary.items, **summary.counts, "skipped": summary.skipped, **_sums(intake)},
+        "counts": {
+            "items": summary.items,
+            **summary.counts,
+            "skipped": summary.skipped,
+            "empty": empty,
+            **_sums(intake),
+        },
         "failures": summary.failures,
         "seconds": summary.seconds,
         "bytes_read": summary.bytes_read,

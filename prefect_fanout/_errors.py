@@ -29,6 +29,10 @@ class RunFailed(FanoutError, RuntimeError):
     """A run could not be finished, or its counts do not reconcile. The `fanout` command exits with 1."""
 
 
+class AllItemsFailed(RunFailed):
+    """A run finished and wrote everything, but every item of its input failed. The `fanout` command exits with 1."""
+
+
 class TooManyFailures(FanoutError, RuntimeError):
     """A run finished and wrote everything, but more items failed than it allows.
 

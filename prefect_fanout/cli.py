@@ -1,11 +1,13 @@
 """The `fanout` command: both pipelines and the demo, for a person at a terminal or a script.
 
-Exit codes: 0 all well, 1 the run failed, 2 wrong usage, 3 finished, but more items failed than `--max-failed` allows,
-130 interrupted. The pipelines are imported only by the command that runs them.
+Exit codes: 0 all well, 1 the run failed or every item failed, 2 wrong usage, 3 finished, but more items failed than
+`--max-failed` allows, 130 interrupted by SIGINT, 143 stopped by SIGTERM. The pipelines are imported only by the command
+that runs them.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from cyclopts import App, Group, Parameter
 
 from prefect_fanout._connection import connect, quiet_prefect, suited_to
-from prefect_fanout._errors import FanoutError, TooManyFailures, UsageError
+from prefect_fanout._errors import AllItemsFailed, FanoutError, TooManyFailures, UsageError
 from prefect_fanout._finished import Finished, read_finished
 from prefect_fanout._terminal import Terminal, error_text
 
@@ -30,7 +32,8 @@ EXIT_OK = 0
 EXIT_RUN_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TOO_MANY_FAILURES = 3
-EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C: 128 + SIGINT
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell reports a program that a signal ended
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 # The terminal wraps paragraphs, so each is one line here; examples keep below 80 columns.
 HELP = (
@@ -49,10 +52,12 @@ CSV_EXAMPLES = """    fanout csv 'exports/*.csv' more.csv.gz --out tables
 """
 EXIT_CODES = """Exit codes:
 
-    0  all well
-    1  the run failed
-    2  wrong usage
-    3  finished, but more items failed than --max-failed allows
+    0    all well
+    1    the run failed, or every item of it failed
+    2    wrong usage
+    3    finished, but more items failed than --max-failed allows
+    130  interrupted (SIGINT, Ctrl-C); what was finished is kept
+    143  stopped (SIGTERM); what was finished is kept
 """
 SERVER = "The server at PREFECT_API_URL records the runs; without one, the command starts one that ends with it."
 
@@ -87,7 +92,8 @@ class RunOptions:
     """Items per Prefect task run; "auto" aims at runs of a few seconds. [default: auto for images, 1 for csv]"""
 
     max_failed: int = 0
-    """More failed items than this make the exit code 3. Everything is finished and written all the same."""
+    """More failed items than this make the exit code 3. Everything is finished and written all the same. When every
+    item failed the exit code is 1, however many are allowed."""
 
     retry_failed: Annotated[bool, Parameter(negative="", show_default=False)] = False
     """Work once more on the items that failed in an earlier run in this folder."""
@@ -131,6 +137,7 @@ def csv(
     /,
     *,
     out: Path,
+    max_rejects: Annotated[str, Parameter(group=CSV)] = "5%",
     follow_links: Annotated[bool, Parameter(group=CSV, negative="", show_default=False)] = False,
     common: RunOptions = DEFAULTS,
 ) -> None:
@@ -139,10 +146,12 @@ def csv(
     Args:
         sources: CSV files, or patterns in quotes such as 'exports/*.csv'. "**" enters no linked folder.
         out: Folder of the run; it is made if it does not exist.
+        max_rejects: Records of a file that may be rejected: a share such as 5%, or a count such as 25. A file with more
+            is a failed item: its rejects are kept, its table is not. Below 20 records one is always allowed, but for 0.
         follow_links: Read also matches of a pattern that lead out of its folder, which are failed items otherwise.
         common: What both pipelines let a user choose.
     """
-    own: dict[str, object] = {"follow_links": follow_links}
+    own = {"max_rejects": max_rejects, "follow_links": follow_links}
     run_csv(Terminal(), sources, out, {**_given(common), **own})
 
 
@@ -218,16 +227,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code; see the top of this module.
     """
     quiet_prefect()
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise SystemExit(EXIT_TERMINATED)
+
+    # While a flow runs Prefect has a handler of its own: it ends the flow, sends the signal again, and that comes here.
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         return app(sys.argv[1:] if arguments is None else arguments, result_action="return_value") or EXIT_OK
     except FanoutError as error:
-        Terminal().error(str(error))
-        if isinstance(error, UsageError):
-            return EXIT_USAGE
-        return EXIT_TOO_MANY_FAILURES if isinstance(error, TooManyFailures) else EXIT_RUN_FAILED
-    except KeyboardInterrupt:
-        Terminal().error("Interrupted. What was finished is kept: give the same command again to go on.")
-        return EXIT_INTERRUPTED
+        if not stopped:
+            return _exit_code(error)
+    except BaseException as error:  # after the signal it is Prefect's TerminationSignal or the SystemExit above
+        if not stopped and isinstance(error, KeyboardInterrupt):
+            Terminal().error("Interrupted. What was finished is kept: give the same command again to go on.")
+            return EXIT_INTERRUPTED
+        if not stopped:
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    Terminal().error("Stopped by SIGTERM. What was finished is kept: give the same command again to go on.")
+    return EXIT_TERMINATED
+
+
+def _exit_code(error: FanoutError) -> int:
+    Terminal().error(str(error))
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    return EXIT_TOO_MANY_FAILURES if isinstance(error, TooManyFailures) else EXIT_RUN_FAILED
 
 
 def _given(common: RunOptions) -> dict[str, object]:
@@ -253,18 +282,18 @@ def _run(terminal: Terminal, title: str, flow: Callable[[], Mapping[str, Any]], 
     """Call the flow with a server and a live bar, and write what it came to.
 
     Raises:
-        TooManyFailures: After the summary, when the flow raised it.
+        TooManyFailures: After the summary, when the flow raised it; so does AllItemsFailed.
     """
     from prefect_fanout.tasks.progress import bound_listener
 
     with terminal.waiting("Starting Prefect's embedded server ..."):
         address = connect()
-    excess = None
+    excess: FanoutError | None = None
     started = time.monotonic()
     try:
         with terminal.bar(title) as bar, bound_listener(bar.update), suited_to(address):
             flow()
-    except TooManyFailures as error:
+    except (AllItemsFailed, TooManyFailures) as error:
         excess = error
     finished = read_finished(out.expanduser(), time.monotonic() - started)
     terminal.finished(finished)

@@ -58,7 +58,7 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "no_header": "Add a first record with the names of the columns.",
         "header_mismatch": "Give the file the columns that the options name, or correct the options.",
         "too_many_columns": "Check the delimiter: a file of this many columns is seldom meant.",
-        "too_many_rejects": "Correct the file, or raise `max_rejects`; then run again with `retry_failed`.",
+        "too_many_rejects": "Look at its rejects, then correct the file or the options, or raise `max_rejects`.",
     }
 )
 """By kind; a kind that is not listed is looked up by what stands before its first underscore."""

@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 
+from prefect_fanout._errors import AllItemsFailed, TooManyFailures
 from prefect_fanout._text import markdown_text, shown_text
 from prefect_fanout.tasks.advice import what_to_do
 from prefect_fanout.tasks.progress import in_run
@@ -27,6 +28,32 @@ STATUSES = ("ok", "duplicate", "skipped", "failed")
 
 _PACKAGES = ("prefect-fanout", "prefect", "pyarrow", "pandas")
 _ITEM_COLUMNS = ("url", "source", "path")
+
+
+def judge(run: Path, statuses: Mapping[str, int], *, failed: int, max_failed: int | None, noun: str) -> None:
+    """Raise if so many items failed that the finished run counts as failed.
+
+    Args:
+        run: the run directory, where everything is written.
+        statuses: items of this run's input per status, whether this run or an earlier one worked on them.
+        failed: failed items of the ledger.
+        max_failed: most of those that are allowed; None allows any number.
+        noun: one item, for the message.
+
+    Raises:
+        AllItemsFailed: the input has failed items and none that is ok, whatever `max_failed` allows.
+        TooManyFailures: more items failed than `max_failed` allows.
+    """
+    written = f"the ledger in {run} says why. Run again with retry_failed to try them once more."
+    if statuses.get("failed") and not statuses.get("ok"):
+        count = statuses["failed"]
+        whole = f"The one {noun} of this run" if count == 1 else f"All {count:,} {noun}s of this run"
+        raise AllItemsFailed(f"{whole} failed; {written}")
+    if max_failed is not None and failed > max_failed:
+        raise TooManyFailures(
+            f"{failed:,} {noun}s failed, and {max_failed:,} are allowed (max_failed). Everything else is done; "
+            f"{written}"
+        )
 
 
 def default_versions() -> dict[str, str]:

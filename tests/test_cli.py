@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
-import threading
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from prefect_fanout._demo_site import demo_site
 from prefect_fanout.cli import main
 from prefect_fanout.tasks.ledger import read_ledger
 from servers.command import PATIENCE_S, read_terminal, run_fanout, run_on_terminal, start_fanout
-from servers.fault_server import Exchange, FaultServer, body, silent
+from servers.fault_server import FaultServer, body
 from servers.prefect_server import PrefectServer
 
 SITE = ["--allow-private", "--out", "run"]
@@ -98,7 +96,7 @@ def test_help_lists_the_commands_and_shows_examples(here: Here) -> None:
             "images",
             "--out --client --allow-private --url-column --workers --chunksize --max-failed --retry-failed --fresh",
         ),
-        ("csv", "--out --follow-links --workers --chunksize --max-failed --retry-failed --fresh"),
+        ("csv", "--out --max-rejects --follow-links --workers --chunksize --max-failed --retry-failed --fresh"),
         ("demo", "--out"),
     ],
 )
@@ -131,6 +129,7 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
         ("csv table.csv --out run --workers -1", "--workers"),
         ("csv table.csv --out run --chunksize 0", "--chunksize"),
         ("csv table.csv --out run --max-failed -1", "--max-failed"),
+        ("csv table.csv --out run --max-rejects 101%", "--max-rejects"),
         ("images urls.txt --out run --workers 1000000", "--workers"),
         ("images urls.txt --out run --chunksize some", "--chunksize"),
         ("images urls.txt --out run --client wget", "--client"),
@@ -224,7 +223,7 @@ def test_private_addresses_are_refused_unless_allowed(
 ) -> None:
     """Without `--allow-private` an address of this machine is not fetched; it is a failed item."""
     done = run_fanout("images", site[0], "--out", "run", cwd=tmp_path, environment=environment)
-    assert done.returncode == 3
+    assert done.returncode == 1
     assert "blocked_address 1" in done.stdout
 
 
@@ -348,7 +347,7 @@ def test_a_prepared_folder_costs_the_user_nothing(tmp_path: Path, environment: d
     assert (tmp_path / "victim.txt").read_text() == "mine"
 
 
-# --- exit codes 1 and 130 --------------------------------------------------------------------------------------------
+# --- exit code 1 -----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_cannot_be_finished_exits_with_1(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -383,34 +382,6 @@ def test_heartbeats_go_only_to_a_server_that_outlives_the_command(monkeypatch: p
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}), suited_to(address):
             seen.append(get_current_settings().flows.heartbeat_frequency)
     assert seen == [None, 60]
-
-
-def test_ctrl_c_keeps_what_was_finished_and_exits_with_130(tmp_path: Path, environment: dict[str, str]) -> None:
-    """After Ctrl-C the finished items are in the ledger, nothing is left running, and a rerun goes on."""
-    asked = threading.Event()
-
-    def hold(exchange: Exchange) -> None:
-        asked.set()
-        silent(exchange)
-
-    with demo_site() as urls, FaultServer({"/held.jpg": hold}) as server:
-        urls_file = _list_of(tmp_path, [urls[0], f"{server.url}/held.jpg"])
-        arguments = ["images", urls_file, *SITE, "--workers", "1", "--chunksize", "1"]
-        process = start_fanout(arguments, cwd=tmp_path, environment=environment)
-        assert asked.wait(PATIENCE_S)
-        os.killpg(process.pid, signal.SIGINT)
-        _, stderr = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 130, stderr.decode()
-        assert b"Interrupted" in stderr
-        assert b"Traceback" not in stderr
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
-        rows = read_ledger(tmp_path / "run")
-        assert dict(zip(rows["url"], rows["status"], strict=True))[urls[0]] == "ok"
-        assert not (tmp_path / "run" / "run.json").exists()
-        server.routes["/held.jpg"] = body(b"", "404 Not Found")
-        done = run_fanout("images", urls_file, *SITE, cwd=tmp_path, environment=environment)
-        assert done.stdout.startswith("run: 2 items, 1 ok, 1 failed, 1 skipped")
 
 
 # --- a terminal ------------------------------------------------------------------------------------------------------

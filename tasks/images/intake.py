@@ -23,7 +23,8 @@ class Intake:
     """Reads a list lazily, writes the rows that need no request, and yields the items that need one.
 
     Every entry is counted once in `counts`, either here ("failed", "duplicate", "skipped") or, when it was yielded,
-    by whoever learns what became of it (`note`). `examples` holds the first failures, `bytes_read` the bytes of all
+    by whoever learns what became of it (`note`); and once in `statuses` by the status of its ledger row, which an
+    earlier run may have written. `examples` holds the first failures, `bytes_read` the bytes of all
     images. Belongs to the thread that owns the ledger.
     """
 
@@ -37,6 +38,7 @@ class Intake:
         """
         self.items = 0
         self.counts: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
         self.examples: list[Row] = []
         self.bytes_read = 0
         self._ledger = ledger
@@ -48,6 +50,7 @@ class Intake:
         """Writes a row to the ledger and counts it."""
         self._ledger.append(row)
         self.counts[row["status"]] += 1
+        self.statuses[row["status"]] += 1
         self.bytes_read += row["bytes"] or 0
         if row["status"] == "failed" and len(self.examples) < MAX_EXAMPLES:
             self.examples.append(row)
@@ -95,7 +98,9 @@ class Intake:
 
     def _is_finished(self, key: str) -> bool:
         # In a new run directory nothing is: what this run itself adds never comes again, for it is a duplicate then.
-        finished = self._is_rerun and self._ledger.status_of(key) in self._finished
-        if finished:
-            self.counts["skipped"] += 1
-        return finished
+        status = self._ledger.status_of(key) if self._is_rerun else None
+        if status not in self._finished:
+            return False
+        self.counts["skipped"] += 1
+        self.statuses[status] += 1
+        return True

@@ -125,6 +125,7 @@ class _FileIngest:
         self.data_path = run / DATA_FOLDER / name
         self.rejects_path = run / REJECTS_FOLDER / name
         self.known: dict[str, Any] = {}
+        self._first_reject = ""
 
     def run(self) -> dict[str, Any]:
         """Read the file once, or twice if columns turn out to be text; commit what was made of it."""
@@ -173,7 +174,6 @@ class _FileIngest:
         options = self._options
         data: ParquetFile | None = None
         rejects: ParquetFile | None = None
-        rejected = 0
         conflicts: set[str] = set()
         for number, chunk in enumerate(reader):
             parsed = parse(chunk, dialect, options.null_values, skip_first=number == 0 and options.header)
@@ -188,17 +188,11 @@ class _FileIngest:
                 misfits = misfits + failed_casts
                 if not conflicts:
                     data.write(table)
-            rejected += len(misfits)
             if conflicts or not misfits:
                 continue  # with conflicts, the rest is only read to find all of them
-            if options.max_rejects is not None and rejected > options.max_rejects:
-                raise FileFault(
-                    "too_many_rejects",
-                    f"{self._source.source} has more than {options.max_rejects} records that do not fit. The last: "
-                    f"line {chunk.line_of(misfits[-1].record)}, {misfits[-1].message}. Correct the file, or raise "
-                    "max_rejects.",
-                )
             if rejects is None:
+                first = min(misfits, key=lambda misfit: misfit.record)
+                self._first_reject = f"line {chunk.line_of(first.record)}: {first.message}"
                 rejects = stack.enter_context(ParquetFile(self.rejects_path, REJECT_SCHEMA, codec=options.codec))
             rejects.write(reject_rows(printable(self._source.source), chunk, misfits, header=options.header))
         if conflicts:
@@ -233,11 +227,27 @@ class _FileIngest:
             text_bytes=text.text_bytes,
             cut_bytes=reader.offset,
         )
-        fingerprint = self._fingerprint(text)
+        self.known |= self._fingerprint(text)
         if rejects:
             rejects.commit()
         else:
             self.rejects_path.unlink(missing_ok=True)  # of an earlier content of the file
+        self.known |= {
+            "rejects_path": f"{REJECTS_FOLDER}/{self.rejects_path.name}" if rejects else None,
+            "rows_in": rows_in,
+            "rows_out": 0,
+            "rejected": rejected,
+            "blank_lines": reader.blank,
+            "delimiter": dialect.delimiter,
+        }
+        if self._options.too_many_rejects(rejected, rows_in):
+            self.data_path.unlink(missing_ok=True)  # as above
+            raise FileFault(
+                "too_many_rejects",
+                f"{rejected:,} of {rows_in:,} records of {self._source.source} do not fit "
+                f"({100 * rejected / rows_in:.3g}%), and max_rejects allows {self._options.max_rejects}. The first: "
+                f"{self._first_reject}. Its rejects are kept, its table is not. Correct the file or raise max_rejects.",
+            )
         data.commit()
         notes: dict[str, object] = dict.fromkeys(dialect.notes, True)
         if dialect.renamed:
@@ -246,14 +256,8 @@ class _FileIngest:
             notes["widened_to_text"] = sorted(as_text)
         return {
             **self.known,
-            **fingerprint,
             "path": f"{DATA_FOLDER}/{self.data_path.name}",
-            "rejects_path": f"{REJECTS_FOLDER}/{self.rejects_path.name}" if rejects else None,
-            "rows_in": rows_in,
             "rows_out": rows_out,
-            "rejected": rejected,
-            "blank_lines": reader.blank,
-            "delimiter": dialect.delimiter,
             "columns": json.dumps({field.name: str(field.type) for field in data.schema}, ensure_ascii=False),
             "notes": json.dumps(notes, ensure_ascii=False),
         }

@@ -18,8 +18,10 @@ SUMS = ("rows_in", "rows_out", "rejected")
 class Intake:
     """Writes the rows that need no reading, and yields the files that do.
 
-    Every file is counted once in `counts`, either here ("duplicate", "skipped") or, when it was yielded, by whoever
-    learns what became of it (`note`). `sums` adds up the records of all files that are done, in this run or before.
+    Every file is counted once in `counts`, either here ("duplicate", "failed", "skipped") or, when it was yielded, by
+    whoever learns what became of it (`note`); and once in `statuses` by the status of its ledger row, which an earlier
+    run may have written. `sums` adds up the records of all files that are done, in this run or before; `withheld` are
+    those that fit, of files that have too many rejects.
     Belongs to the thread that owns the ledger.
 
     Args:
@@ -31,6 +33,7 @@ class Intake:
     def __init__(self, ledger: Ledger, run: Path, options: CsvOptions) -> None:
         self.items = 0
         self.counts: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self._ledger = ledger
         self._run = run
@@ -53,18 +56,24 @@ class Intake:
                     row = new_row(source, self._options) | {"status": "duplicate", "duplicate_of": first}
                     self.note(row)
                 else:
-                    self.counts["skipped"] += 1
+                    self._skip(row)
             elif source.problem is not None:
                 self.note(failed(new_row(source, self._options), source.problem.kind, source.problem.message))
             elif row is not None and self._is_finished(source, row):
-                self.counts["skipped"] += 1
-                self._add(row)
+                self._skip(row)
             else:
                 yield source
 
+    def _skip(self, row: Row) -> None:
+        self.counts["skipped"] += 1
+        self._add(row)
+
     def _add(self, row: Row) -> None:
+        self.statuses[row["status"]] += 1
         for name in SUMS:
             self.sums[name] += row.get(name) or 0
+        if row["status"] == "failed" and row.get("rows_in"):
+            self.sums["withheld"] += row["rows_in"] - row["rejected"]
 
     def _is_finished(self, source: SourceFile, row: Row) -> bool:
         """Whether an earlier run did this file, with the same content, the same options, and the result still there."""
@@ -72,6 +81,10 @@ class Intake:
             return False
         if row["options"] != self._options.result_key():
             return False
+        if row["rows_in"]:  # it was judged by its rejects, and perhaps by another limit
+            failed_by_rejects = row["error_kind"] == "too_many_rejects"
+            if self._options.too_many_rejects(row["rejected"], row["rows_in"]) != failed_by_rejects:
+                return False
         outputs = [row[name] for name in ("path", "rejects_path") if row[name] is not None]
         kept = all((self._run / output).is_file() for output in outputs)
         return kept and is_unchanged(source.path, row, source.within)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
+import sys
+from fractions import Fraction
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -19,6 +22,12 @@ falls; 4 MiB holds some 40,000 records of 100 bytes, enough to infer types from.
 
 MAX_RECORD_BYTES = 32 * MIB
 """The longest record that is accepted, and so the most that an unterminated quote can swallow."""
+
+MAX_REJECTS = re.compile(r"[0-9]+|[0-9]+(\.[0-9]+)?%")
+"""A count, or a share in percent."""
+
+FEW_RECORDS = 20
+"""Below so many records one reject, such as a line of totals, is more than the default share of 5 % and allowed."""
 
 RESULT_FIELDS = (
     "delimiter",
@@ -55,7 +64,9 @@ class CsvOptions(BaseModel):
         null_values: Unquoted texts that mean "no value". A quoted text is never null in a string column.
         on_type_conflict: What becomes of a cell that does not fit the type found in the first block of its file:
             "reject" puts its record among the rejects, "string" reads the file again with that column as text.
-        max_rejects: A file with more rejected records than this fails as a whole; None is no limit.
+        max_rejects: Rejected records that a file may have, as a share of its records ("5%") or as a count ("25"). A
+            file with more is a failed item: its rejects are kept, its table is not. Below 20 records one reject is
+            always allowed, except by "0" and "0%", which allow none; "100%" allows all.
         block_bytes: Bytes of text parsed at once.
         max_record_bytes: The longest record that is accepted.
     """
@@ -75,7 +86,7 @@ class CsvOptions(BaseModel):
     codec: Codec = "zstd"
     null_values: tuple[str, ...] = ("",)
     on_type_conflict: Literal["reject", "string"] = "reject"
-    max_rejects: int | None = Field(default=None, ge=0)
+    max_rejects: str = "5%"
     block_bytes: int = Field(default=BLOCK_BYTES, ge=4 * KIB, le=256 * MIB)
     max_record_bytes: int = Field(default=MAX_RECORD_BYTES, ge=4 * KIB, le=512 * MIB)
 
@@ -85,6 +96,19 @@ class CsvOptions(BaseModel):
         if isinstance(value, int) and value < 1:
             raise ValueError(f'chunksize is the number of files per task run, 1 or more, or "auto"; got {value}')
         return value
+
+    @field_validator("max_rejects", mode="before")
+    @classmethod
+    def _max_rejects_is_text(cls, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError(
+                f'max_rejects is now a text, a share such as "5%" or a count such as "25", and got {value!r}: '
+                "deploy again with the new value"
+            )
+        text = value.replace(" ", "")
+        if not MAX_REJECTS.fullmatch(text) or Fraction(text.rstrip("%")) > (100 if text.endswith("%") else sys.maxsize):
+            raise ValueError(f'max_rejects is a share up to "100%" or a count such as "25"; got {value!r}')
+        return text
 
     @field_validator("delimiter")
     @classmethod
@@ -108,6 +132,14 @@ class CsvOptions(BaseModel):
         except LookupError as error:
             raise ValueError(f"{value!r} is no text encoding that Python knows; try utf-8, cp1252 or utf-16") from error
         return None if name in ("utf-8", "utf-8-sig", "ascii") else name
+
+    def too_many_rejects(self, rejected: int, records: int) -> bool:
+        """Return whether a file with so many rejected records, of so many in all, fails."""
+        share = self.max_rejects.endswith("%")
+        limit = Fraction(self.max_rejects.rstrip("%"))
+        if limit and records < FEW_RECORDS and rejected <= 1:
+            return False
+        return rejected > (limit * records / 100 if share else limit)
 
     def result_key(self) -> str:
         """A short digest of the options that change what is written for a file."""

@@ -21,8 +21,8 @@ SCHEMA = ledger_schema(
     pa.field("duplicate_of", pa.string()),  # the source that named the same file before
     pa.field("path", pa.string()),  # relative to the run directory, as the next one
     pa.field("rejects_path", pa.string()),  # null when every record is a row
-    pa.field("rows_in", pa.int64()),  # records in the file; the sum of the next two
-    pa.field("rows_out", pa.int64()),
+    pa.field("rows_in", pa.int64()),  # records in the file; the sum of the next two, unless it has too many rejects
+    pa.field("rows_out", pa.int64()),  # rows in its Parquet file
     pa.field("rejected", pa.int64()),
     pa.field("blank_lines", pa.int64()),
     pa.field("bytes_in", pa.int64()),  # from here to `options`: what a rerun compares

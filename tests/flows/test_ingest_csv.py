@@ -19,7 +19,7 @@ from prefect.states import State
 
 from prefect_fanout import Outcome, OutcomeStatus
 from prefect_fanout._errors import RunFailed, TooManyFailures, UsageError
-from prefect_fanout.flows.ingest_csv import REJECTS_SHOWN, _rows, ingest_csv
+from prefect_fanout.flows.ingest_csv import FILES_SHOWN, _rows, ingest_csv
 from prefect_fanout.tasks.ledger import read_ledger
 from prefect_fanout.tasks.report import bound_listener
 from prefect_fanout.tasks.run_directory import FORMAT
@@ -95,7 +95,8 @@ def test_files_become_parquet_files(inputs: Inputs, workers: int | None, chunksi
     [reject] = pq.read_table(inputs.run / rows["a.csv"]["rejects_path"]).to_pylist()
     assert (reject["line"], reject["raw"], reject["reason"]) == (4, b"3", "too_few_fields")
     assert inputs.run_json is not None
-    assert inputs.run_json["counts"] == {"items": 3, "ok": 3, "skipped": 0, "rows_in": 5, "rows_out": 4, "rejected": 1}
+    counts = {"items": 3, "ok": 3, "skipped": 0, "empty": 0, "rows_in": 5, "rows_out": 4, "rejected": 1, "withheld": 0}
+    assert inputs.run_json["counts"] == counts
     assert (inputs.run / "report.html").exists()
     assert pq.read_table(inputs.run / "timeline.parquet").num_rows == (3 if chunksize == "auto" else 2)
 
@@ -373,7 +374,9 @@ def test_rejects_are_on_the_page_of_the_run(inputs: Inputs, prefect_server: Pref
     inputs.write(**{"good.csv": b"a,b\n1,2\n"} | bad)
     rejected = sum(range(files + 1))
     for _ in range(2):
-        run_id = ingest_csv(str(inputs.folder / "*"), str(inputs.run), return_state=True).state_details.flow_run_id
+        options = CsvOptions(max_rejects="100%")
+        state: State[Any] = ingest_csv(str(inputs.folder / "*"), str(inputs.run), options, return_state=True)
+        run_id = state.state_details.flow_run_id
         wanted = {"flow_runs": {"id": {"any_": [str(run_id)]}}, "artifacts": {"type": {"any_": ["markdown"]}}}
         answer = httpx.post(f"{prefect_server.api_url}/artifacts/filter", json=wanted)
         [artifact] = answer.raise_for_status().json()
@@ -382,9 +385,9 @@ def test_rejects_are_on_the_page_of_the_run(inputs: Inputs, prefect_server: Pref
         for page in (artifact["data"], report):
             assert (f"{rejected} of {1 + files + rejected} rows rejected" in page) == bool(files)
         shown = [row["rejects_path"] in report for row in inputs.rows().values() if row["rejects_path"]]
-        assert sum(shown) == min(files, REJECTS_SHOWN)
-        assert report.count("line 3: expected 2 fields, got 1") == min(files, REJECTS_SHOWN)
-        assert (f"Of {files} files" in report) == (files > REJECTS_SHOWN)
+        assert sum(shown) == min(files, FILES_SHOWN)
+        assert report.count("line 3: expected 2 fields, got 1") == min(files, FILES_SHOWN)
+        assert (f"Of {files} files" in report) == (files > FILES_SHOWN)
 
 
 def test_rejects_that_were_taken_away_do_not_fail_a_run(inputs: Inputs) -> None:

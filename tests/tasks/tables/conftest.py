@@ -58,7 +58,7 @@ Ingest = Callable[..., Ingested]
 
 @pytest.fixture
 def ingest(tmp_path: Path) -> Ingest:
-    """Write bytes to a file and ingest it; keyword arguments are options."""
+    """Write bytes to a file and ingest it; keyword arguments are options, and any number of rejects is allowed."""
 
     def ingest(content: bytes, *, name: str = "input.csv", overlap: bool = False, **options: Any) -> Ingested:
         path = tmp_path / name
@@ -66,6 +66,6 @@ def ingest(tmp_path: Path) -> Ingest:
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
         [source] = find_sources(path)
-        return Ingested(ingest_file(source, run, CsvOptions(**options), overlap=overlap), run)
+        return Ingested(ingest_file(source, run, CsvOptions(**{"max_rejects": "100%"} | options), overlap=overlap), run)
 
     return ingest
