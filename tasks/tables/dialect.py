@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,28 @@ from prefect_fanout.tasks.tables.records import scan
 
 CANDIDATES = (",", ";", "\t", "|")
 """Delimiters that are tried; the earlier one wins a tie."""
+
+OTHER_DELIMITERS = ("^", "~", "::", ":")
+"""Delimiters that are not tried, as ordinary values hold them too; a table with one of them reads as one column."""
+
+PREAMBLE_RECORDS = 10
+"""Records at the beginning that may be titles and comments; of a short file at most half of its records."""
+
+AGREEMENT = 0.9
+"""Share of records with one width that makes a table of them: real tables have a few broken records, prose has no
+width in common."""
+
+ONE_VALUE = re.compile(
+    r"""
+    [A-Za-z][A-Za-z0-9+.-]*://.* | [A-Za-z]:[\\/].* | ~[\w.-]*/.*  # an address; a path of Windows or of a home folder
+    | (\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}[ T])?\d{1,2}:\d\d(:\d\d([.,]\d+)?)?[ ]?([AaPp][Mm]|Z|[+-]\d\d:?\d\d)?  # a time
+    | [0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}  # a network card
+    """,
+    re.VERBOSE,
+)
+"""A value that holds a colon or a tilde and is only one; internet addresses are recognised beside it."""
+
+LINE_END = re.compile(rb"\r\n|\r|\n")
 
 SAMPLE_RECORDS = 200
 """Records that a dialect is judged by: enough to see past a few odd ones, parsed in a few milliseconds."""
@@ -75,13 +98,14 @@ def detect(
         final: Whether the file ends with `sample`.
         delimiter: The delimiter if it is known.
         header: Whether the first record names the columns.
-        skip_lines: Physical lines to pass by first.
+        skip_lines: Physical lines to skip first.
 
     Returns:
         The dialect, or None for a file without any record.
 
     Raises:
-        FileFault: The header is not UTF-8, is too wide, or does not belong to the records after it.
+        FileFault: The header is not UTF-8, is too wide, or does not belong to the records after it; or the text reads
+            as one column but most records look like those of a table.
     """
     skipped, lines, notes = _skip(sample, skip_lines)
     marked = re.match(rb"sep=([\x01-\x7f])(?:\r\n|\r|\n)", sample[skipped : skipped + 8], re.IGNORECASE)
@@ -95,6 +119,8 @@ def detect(
     if not trials:
         return None
     best = max(trials, key=lambda trial: trial.score(header))
+    if delimiter is None and len(best.records[0]) == 1:
+        _refuse_hidden_table(text, lines, final=final)
     first = _decode_header(best.first)
     written = split_fields(first, best.delimiter)
     if len(written) > MAX_COLUMNS:
@@ -103,15 +129,18 @@ def detect(
         )
     rows = best.records[1:] if header else best.records
     width = len(written)
-    if rows and all(len(row) == width + 1 and row[-1] == "" for row in rows):
+    longer = [row for row in rows if len(row) == width + 1]
+    if longer and len(longer) >= AGREEMENT * len(rows) and all(row[-1] == "" for row in longer):
         width += 1
     elif width > 1 and written[-1] == "" and all(len(row) == width and row[-1] == "" for row in rows):
         written.pop()
-    elif header and len(rows) > 1 and len({len(row) for row in rows} | {width}) == 2 and len(rows[0]) != width:
+    elif header and len(rows) > 1 and not any(len(row) == width for row in rows):
+        [(usual, count)] = Counter(len(row) for row in rows).most_common(1)
         raise FileFault(
             "header_mismatch",
-            f"The header names {width} columns but every record has {len(rows[0])} fields. Correct the header, or "
-            "name the delimiter, or pass by the lines before the header.",
+            f"The header names {_number(width, 'column')}, but none of the first {len(rows)} records has "
+            f"{_number(width, 'field')}; {count} of them have {usual}. Correct the header, or skip the lines before it "
+            "(--skip-lines), or name the delimiter (--delimiter).",
         )
     if width > len(written):
         notes.append("trailing_delimiter")
@@ -167,25 +196,97 @@ class _Trial:
 
 
 def _trial(text: bytes, delimiter: str, *, final: bool) -> _Trial | None:
-    """The first records as they read with this delimiter; None if there is none."""
+    """Return the first records as they read with this delimiter; None if there is none."""
+    found = _first_records(text, delimiter, final=final)[:SAMPLE_RECORDS]
+    records = [split_fields(raw.decode("utf-8", "replace"), delimiter) for _, raw in found]
+    return _Trial(delimiter, found[0][1], records) if found else None
+
+
+def _first_records(text: bytes, delimiter: str, *, final: bool) -> list[tuple[int, bytes]]:
+    """Return where the first records begin, and their bytes, without the faulty ones after the first."""
     found = scan(text[:TRIAL_BYTES], ord(delimiter), final=final and len(text) <= TRIAL_BYTES)
     if not len(found.starts) and text:
         found = scan(text, ord(delimiter), final=True)
     good = np.ones(len(found.starts), np.bool_)
     good[list(found.faults)] = False
     good[:1] = True
-    records, first = [], b""
-    for i in np.flatnonzero(good)[:SAMPLE_RECORDS].tolist():
-        raw = text[int(found.starts[i]) : int(found.ends[i])]
-        first = first or raw
-        records.append(split_fields(raw.decode("utf-8", "replace"), delimiter))
-    return _Trial(delimiter, first, records) if records else None
+    chosen = np.flatnonzero(good)[: PREAMBLE_RECORDS + SAMPLE_RECORDS].tolist()
+    return [(int(found.starts[i]), text[int(found.starts[i]) : int(found.ends[i])]) for i in chosen]
+
+
+@dataclass(frozen=True)
+class _HiddenTable:
+    """A table in a text that reads as one column: most of its records have `width` fields, the first in line `line`."""
+
+    delimiter: str
+    width: int
+    agreeing: int
+    records: int
+    line: int
+
+
+def _hidden_table(text: bytes, delimiter: str, *, final: bool) -> _HiddenTable | None:
+    """Return the table that most records behind the first few belong to, with this delimiter; None if there is none."""
+    found = _first_records(text, delimiter[0], final=final)
+    widths = [_width(raw.decode("utf-8", "replace"), delimiter) for _, raw in found]
+    judged = widths[min(PREAMBLE_RECORDS, len(widths) // 2) :][:SAMPLE_RECORDS]
+    if len(judged) < 2:
+        return None
+    [(width, agreeing)] = Counter(judged).most_common(1)
+    if width < 2 or agreeing < AGREEMENT * len(judged):
+        return None
+    before = text[: found[widths.index(width)][0]]
+    return _HiddenTable(delimiter, width, agreeing, len(judged), len(LINE_END.findall(before)))
+
+
+def _width(record: str, delimiter: str) -> int:
+    if delimiter not in CANDIDATES and _is_one_value(record):
+        return 1
+    if delimiter == "::":
+        fields = record.split(delimiter)
+        # beside a single colon, or in quotes, two of them are something else, such as an empty field between two ":"
+        return 1 if any(":" in field or '"' in field for field in fields) else len(fields)
+    return len(split_fields(record, delimiter))
+
+
+def _is_one_value(text: str) -> bool:
+    """Return whether a text is a single value although it holds a colon or a tilde."""
+    if ONE_VALUE.fullmatch(text):
+        return True
+    try:
+        ipaddress.ip_interface(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_hidden_table(text: bytes, lines: int, *, final: bool) -> None:
+    """Raise FileFault if a text that reads as one column looks like a table behind `lines` skipped and other lines."""
+    tables = [_hidden_table(text, delimiter, final=final) for delimiter in (*CANDIDATES, *OTHER_DELIMITERS)]
+    table = max(filter(None, tables), key=lambda table: table.agreeing / table.records, default=None)
+    if table is None:
+        return
+    steps = [f"skip the lines before it (--skip-lines {lines + table.line})"] if table.line else []
+    if len(table.delimiter) > 1:
+        steps.append("write a delimiter of one character into the file")
+    elif table.delimiter not in CANDIDATES:
+        steps.append(f"name its delimiter (--delimiter '{table.delimiter}')")
+    unused = next((mark for mark in ("|", "\t", *CANDIDATES, "^", "~") if mark.encode() not in text), "\x1f")
+    raise FileFault(
+        "one_column",
+        f"The file reads as one column, but {table.agreeing} of {table.records} records after the first few have "
+        f"{table.width} fields with the delimiter {table.delimiter!r}. If it is a table, {' and '.join(steps)}. If it "
+        f"is one column, name a delimiter that is not in it (--delimiter {unused!r}).",
+    )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _skip(sample: bytes, count: int) -> tuple[int, int, list[str]]:
     position, lines = 0, 0
-    ends = re.compile(rb"\r\n|\r|\n")
-    while lines < count and (match := ends.search(sample, position)):
+    while lines < count and (match := LINE_END.search(sample, position)):
         position, lines = match.end(), lines + 1
     return position, lines, (["skipped_lines"] if lines else [])
 
@@ -196,6 +297,6 @@ def _decode_header(raw: bytes) -> str:
     except UnicodeDecodeError as error:
         raise FileFault(
             "encoding",
-            f"The header is not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start}); name the file's "
-            "encoding, for example cp1252.",
+            f"The header is not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start}); name the encoding of "
+            "such files (--encoding), for example cp1252 or mac-roman.",
         ) from error

@@ -30,8 +30,33 @@ BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+_SINGLE_BYTE = """
+cp037 cp1006 cp1026 cp1125 cp1140 cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 cp273 cp424 cp437 cp500
+cp720 cp737 cp775 cp850 cp852 cp855 cp856 cp857 cp858 cp860 cp861 cp862 cp863 cp864 cp865 cp866 cp869 cp874 cp875
+hp-roman8 iso8859-1 iso8859-10 iso8859-11 iso8859-13 iso8859-14 iso8859-15 iso8859-16 iso8859-2 iso8859-3 iso8859-4
+iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-9 koi8-r koi8-t koi8-u kz1048 mac-arabic mac-croatian mac-cyrillic
+mac-farsi mac-greek mac-iceland mac-latin2 mac-roman mac-romanian mac-turkish palmos ptcp154 tis-620
+"""
+_EAST_ASIAN = """
+big5 big5hkscs cp932 cp949 cp950 euc_jis_2004 euc_jisx0213 euc_jp euc_kr gb18030 gb2312 gbk johab shift_jis
+shift_jis_2004 shift_jisx0213
+"""
+
+FALLBACK_ENCODINGS = frozenset((_SINGLE_BYTE + _EAST_ASIAN).split())
+"""Encodings in which text beyond ASCII is hardly ever valid UTF-8, by the names of Python's codecs. A file is read in
+one of them only if it is not UTF-8; any other encoding, such as utf-16, is used as it was named."""
+
+DAMAGE = 10
+"""A text that has so many valid characters beyond ASCII for each invalid byte is UTF-8 with some damage, whatever the
+fallback. Text in another encoding has fewer than one: é of cp1252 is never valid, of GBK's characters some 15 % are."""
+
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
 GZIP = b"\x1f\x8b"
 OTHER_ARCHIVES = {b"PK\x03\x04": "zip", b"BZh91AY&SY": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class NotUtf8(Exception):
+    """A file that was read as UTF-8 and is not; it has to be read again, in its fallback encoding."""
 
 
 class TextSource:
@@ -45,14 +70,18 @@ class TextSource:
     Args:
         path: The file.
         encoding: The declared encoding; None is UTF-8. A byte order mark overrules it.
+        fallback: What to read the file in if it turns out not to be UTF-8.
         within: The folder that is not left when the file is opened; see `sources.open_file`.
 
     Raises:
+        NotUtf8: From `read`: there is a fallback, and the file is not UTF-8 as far as it was read.
         FileFault: From the constructor or `read`: the file vanished, cannot be read, is compressed in a way that is
             not read here, is damaged, or is not text in the encoding.
     """
 
-    def __init__(self, path: Path, encoding: str | None = None, *, within: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, encoding: str | None = None, *, fallback: str | None = None, within: Path | None = None
+    ) -> None:
         self._path = path
         self._hash = hashlib.sha256()
         try:
@@ -74,6 +103,8 @@ class TextSource:
         self.compression: str | None = None
         self._pieces: Iterator[bytes] | None = None
         self._left = b""
+        self._checked = fallback is not None
+        self._cut, self._beyond_ascii, self._invalid = b"", 0, 0
         try:
             self._detect()
         except BaseException:
@@ -108,7 +139,22 @@ class TextSource:
                 break
             count += more
         self.text_bytes += count
+        if self._checked:
+            self._check(buffer[:count], final=count < len(buffer))
         return count
+
+    def _check(self, text: memoryview, *, final: bool) -> None:
+        """Raise NotUtf8 if there are too many bytes that are not UTF-8 in the text so far."""
+        for start in range(0, len(text) or 1, RAW_BYTES):
+            piece, self._cut = self._cut + bytes(text[start : start + RAW_BYTES]), b""
+            if piece.isascii():
+                continue
+            decoded, used = codecs.utf_8_decode(piece, "surrogateescape", final and start + RAW_BYTES >= len(text))
+            self._cut = piece[used:]
+            self._invalid += used - len(decoded.encode("utf-8", "ignore"))
+            self._beyond_ascii += used - len(decoded)  # one for each valid character, or two or three for a long one
+            if self._invalid * DAMAGE > self._beyond_ascii:
+                raise NotUtf8
 
     def _take_left(self, buffer: memoryview) -> int:
         count = min(len(self._left), len(buffer))
@@ -140,6 +186,12 @@ class TextSource:
 
     def _detect(self) -> None:
         head = self._read_raw(HEAD_BYTES)
+        if head.startswith(APPLE_DOUBLE):
+            raise FileFault(
+                "apple_double",
+                f"{self._path} is no table: a Mac keeps the attributes of another file in it (AppleDouble). The table "
+                "is the file of the same name without ._ before it. Leave this one out.",
+            )
         for magic, name in OTHER_ARCHIVES.items():
             if head.startswith(magic):
                 raise FileFault(
@@ -155,6 +207,7 @@ class TextSource:
         for mark, name in BYTE_ORDER_MARKS:
             if head.startswith(mark):
                 self.encoding = name
+                self._checked = False
                 if name == "utf-8":
                     head = head[len(mark) :]
                 break
@@ -165,7 +218,7 @@ class TextSource:
             raise FileFault(
                 "encoding",
                 f"{self._path} has a zero byte in every few: it looks like UTF-16 or UTF-32 without a byte order "
-                "mark. Name its encoding, for example utf-16-le.",
+                "mark. Name its encoding (--encoding), for example utf-16-le.",
             )
         self._left = head
 

@@ -27,7 +27,7 @@ from prefect_fanout._errors import RunFailed
 from prefect_fanout.tasks.run_directory import storage_failure
 from prefect_fanout.tasks.tables.convert import REJECT_SCHEMA, parse, reject_rows, to_types
 from prefect_fanout.tasks.tables.dialect import Dialect, detect
-from prefect_fanout.tasks.tables.encoding import TextSource
+from prefect_fanout.tasks.tables.encoding import FALLBACK_ENCODINGS, NotUtf8, TextSource
 from prefect_fanout.tasks.tables.faults import FileFault
 from prefect_fanout.tasks.tables.fingerprint import fingerprint
 from prefect_fanout.tasks.tables.options import MIB, CsvOptions
@@ -126,6 +126,8 @@ class _FileIngest:
         self.rejects_path = run / REJECTS_FOLDER / name
         self.known: dict[str, Any] = {}
         self._first_reject = ""
+        self._fallback = options.encoding if options.encoding in FALLBACK_ENCODINGS else None
+        self._encoding = None if self._fallback else options.encoding
 
     def run(self) -> dict[str, Any]:
         """Read the file once, or twice if columns turn out to be text; commit what was made of it."""
@@ -135,13 +137,16 @@ class _FileIngest:
         while True:
             try:
                 return self._read(as_text)
+            except NotUtf8:
+                self._encoding, self._fallback, as_text = self._fallback, None, frozenset()
             except _Widen as widen:
                 as_text |= widen.columns
 
     def _read(self, as_text: frozenset[str]) -> dict[str, Any]:
         options = self._options
         with contextlib.ExitStack() as stack:
-            text = stack.enter_context(TextSource(self._source.path, options.encoding, within=self._source.within))
+            path, within = self._source.path, self._source.within
+            text = stack.enter_context(TextSource(path, self._encoding, fallback=self._fallback, within=within))
             self.known |= {"encoding": text.encoding, "compression": text.compression}
             wanted = max(options.block_bytes, SAMPLE_BYTES)
             sample = text.read(wanted)

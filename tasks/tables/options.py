@@ -56,7 +56,9 @@ class CsvOptions(BaseModel):
         follow_links: Read also matches of a pattern that lead out of the pattern's folder. Whoever can write to the
             folder can then have every file read that the user of the run may read.
         delimiter: One ASCII character; None finds out which of comma, semicolon, tab and bar each file uses.
-        encoding: What the files are encoded in; None is UTF-8, or what a byte order mark says.
+        encoding: What the files are encoded in that are neither UTF-8 nor have a byte order mark; None rejects such
+            text. A single-byte or East Asian encoding leaves UTF-8 files alone: they are known by their bytes. Any
+            other one, such as utf-16-le, is for all files without a mark.
         header: Whether the first record names the columns; if not they are called column_1, column_2, and so on.
         skip_lines: Physical lines before the header that do not belong to the table.
         codec: Compression of the Parquet files. zstd writes files a quarter to a third smaller than snappy for about
