@@ -205,7 +205,7 @@ def _counted(run: Path) -> tuple[Counter[str], list[Notice]]:
 
 
 def _rejects_notice(run: Path, sums: Counter[str], most: Sequence[Row]) -> Iterator[Notice]:
-    """Say that there are rejects, and which files have most of them."""
+    """Yield the notice of rejects, if there are any, with the files that have most of them."""
     if not most:
         return
     title = f"{sums['rejected']:,} of {sums['rows_in']:,} rows rejected"
@@ -221,7 +221,7 @@ def _rejects_notice(run: Path, sums: Counter[str], most: Sequence[Row]) -> Itera
 
 
 def _empty_notice(count: int, empty: Sequence[Row]) -> Iterator[Notice]:
-    """Say that there are files without a record, and name the first of them."""
+    """Yield the notice of files without a record, if there are any, with the first of them."""
     if not count:
         return
     text = "There is no record in them, so there is no Parquet file of them either."

@@ -54,7 +54,7 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "compressed": "Decompress the file first: plain and gzip files are read.",
         "damaged_gzip": _SOURCE,
         "truncated_gzip": _SOURCE,
-        "apple_double": "Leave it out: it is no table, but what a Mac keeps about another file.",
+        "apple_double": "Leave it out: it is no table, but a Mac's notes about the file of the same name without `._`.",
         "encoding": "Save the file as UTF-8, or name its encoding with `encoding` (cp1252 and mac-roman are common).",
         "no_header": "Add a first record with the names of the columns.",
         "header_mismatch": "Correct the header, skip the lines before it with `skip_lines`, or name the `delimiter`.",

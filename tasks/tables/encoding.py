@@ -48,7 +48,7 @@ one of them only if it is not UTF-8; any other encoding, such as utf-16, is used
 
 DAMAGE = 10
 """A text that has so many valid characters beyond ASCII for each invalid byte is UTF-8 with some damage, whatever the
-fallback. Text in another encoding has fewer than one: é of cp1252 is never valid, of GBK's characters some 15 % are."""
+fallback. Text in another encoding has at most 0.4, measured on random common characters of 16 of them."""
 
 APPLE_DOUBLE = b"\x00\x05\x16\x07"
 GZIP = b"\x1f\x8b"
@@ -70,7 +70,7 @@ class TextSource:
     Args:
         path: The file.
         encoding: The declared encoding; None is UTF-8. A byte order mark overrules it.
-        fallback: What to read the file in if it turns out not to be UTF-8.
+        fallback: Encoding for a file that turns out not to be UTF-8.
         within: The folder that is not left when the file is opened; see `sources.open_file`.
 
     Raises:

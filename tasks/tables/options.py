@@ -53,12 +53,12 @@ class CsvOptions(BaseModel):
         max_failed: More failed files than this end the run with an error once everything is written; None never does.
         retry_failed: Ingest again the files that failed in an earlier run of the same run directory.
         fresh: Forget what earlier runs left in the run directory.
-        follow_links: Read also matches of a pattern that lead out of the pattern's folder. Whoever can write to the
-            folder can then have every file read that the user of the run may read.
+        follow_links: Read also matches of a pattern that lead out of the pattern's folder. Everybody who can write to
+            the folder can then have every file read that the user of the run may read.
         delimiter: One ASCII character; None finds out which of comma, semicolon, tab and bar each file uses.
-        encoding: What the files are encoded in that are neither UTF-8 nor have a byte order mark; None rejects such
-            text. A single-byte or East Asian encoding leaves UTF-8 files alone: they are known by their bytes. Any
-            other one, such as utf-16-le, is for all files without a mark.
+        encoding: Encoding of files that are not UTF-8 and have no byte order mark; None rejects their text. UTF-8 files
+            with a few damaged records are UTF-8. An encoding that is neither single-byte nor East Asian, such as
+            utf-16-le, is used for all files without a mark.
         header: Whether the first record names the columns; if not they are called column_1, column_2, and so on.
         skip_lines: Physical lines before the header that do not belong to the table.
         codec: Compression of the Parquet files. zstd writes files a quarter to a third smaller than snappy for about

@@ -71,3 +71,20 @@ def test_small_files_have_fingerprints(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(CONTENT[:size])
     assert is_unchanged(path, _row(path))
+
+
+def test_nothing_outside_the_folder_is_looked_at(tmp_path: Path) -> None:
+    """A link or a pipe that took the place of a file is not the file, and not even a digest is made of it."""
+    folder = tmp_path.resolve() / "in"
+    folder.mkdir()
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"SECRET")
+    row = fingerprint(secret) | {"sha256": None}
+    (folder / "a.csv").symlink_to(secret)
+    assert is_unchanged(folder / "a.csv", row)
+    assert not is_unchanged(folder / "a.csv", row, folder)
+    with pytest.raises(OSError, match="symbolic link"):
+        fingerprint(folder / "a.csv", folder)
+    os.mkfifo(folder / "b.csv")
+    with pytest.raises(OSError, match="no regular file"):
+        fingerprint(folder / "b.csv", folder)
