@@ -112,6 +112,7 @@ def images(
     out: Path,
     client: Annotated[Literal["auto", "requests", "curl"], Parameter(group=IMAGES)] = "auto",
     allow_private: Annotated[bool, Parameter(group=IMAGES, negative="", show_default=False)] = False,
+    allow_unresolved: Annotated[bool, Parameter(group=IMAGES, negative="", show_default=False)] = False,
     url_column: Annotated[str, Parameter(group=IMAGES)] = "url",
     common: RunOptions = DEFAULTS,
 ) -> None:
@@ -122,10 +123,17 @@ def images(
         out: Folder of the run; it is made if it does not exist.
         client: The HTTP client; "auto" chooses.
         allow_private: Also fetch from addresses of this machine and its own network, which are refused otherwise.
+        allow_unresolved: Behind a proxy, also ask it for host names that cannot be looked up on this machine; the proxy
+            must then refuse private addresses itself.
         url_column: Column that holds the URLs, for files with columns.
         common: What both pipelines let a user choose.
     """
-    own = {"client": client, "allow_private": allow_private, "url_column": url_column}
+    own = {
+        "client": client,
+        "allow_private": allow_private,
+        "allow_unresolved": allow_unresolved,
+        "url_column": url_column,
+    }
     source = [urls] if "://" in urls else urls
     run_images(Terminal(), source, out, {**_given(common), **own})
 

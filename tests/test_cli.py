@@ -94,7 +94,8 @@ def test_help_lists_the_commands_and_shows_examples(here: Here) -> None:
     [
         (
             "images",
-            "--out --client --allow-private --url-column --workers --chunksize --max-failed --retry-failed --fresh",
+            "--out --client --allow-private --allow-unresolved --url-column "
+            "--workers --chunksize --max-failed --retry-failed --fresh",
         ),
         (
             "csv",

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 
 from prefect_fanout.tasks.images.deadline import Deadline, DeadlineSocket
+from prefect_fanout.tasks.images.special_address import is_public
 
 POSITIVE_TTL_S = 60.0
 """How long an answer is kept. getaddrinfo does not tell the record's own life; a minute follows common resolvers."""
@@ -25,14 +26,11 @@ MAX_LOOKUPS = 64
 MAX_ADDRESSES = 8
 """Addresses of one host that are tried before the host counts as dead."""
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_V4_COMPATIBLE = ipaddress.ip_network("::/96")
-
 SocketAddress = tuple[str, *tuple[int, ...]]
 
 
 class BlockedAddress(Exception):
-    """The host leads only to addresses of one's own machine or network."""
+    """The host leads to addresses that are not public, or, behind a proxy, its addresses cannot be known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +39,6 @@ class Endpoint:
 
     family: socket.AddressFamily
     address: SocketAddress
-
-
-def is_public(text: str) -> bool:
-    """Whether an IP address belongs to the public internet.
-
-    An IPv4 address wrapped in an IPv6 one (mapped, 6to4, NAT64, Teredo) is judged by the inner address as well.
-    """
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        inner: ipaddress.IPv4Address | None = address.ipv4_mapped or address.sixtofour
-        if inner is None and address.teredo is not None:
-            inner = address.teredo[1]
-        if inner is None and (address in _NAT64 or address in _V4_COMPATIBLE):
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-        if address.is_site_local:
-            return False
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
 @dataclass(slots=True)
@@ -149,29 +128,53 @@ class Dialer:
     """
 
     def __init__(
-        self, resolver: Resolver, deadline: Deadline, *, connect_timeout_s: float, allow_private: bool
+        self,
+        resolver: Resolver,
+        deadline: Deadline,
+        *,
+        connect_timeout_s: float,
+        allow_private: bool,
+        allow_unresolved: bool = False,
     ) -> None:
         self.deadline = deadline
         self.opened = 0
         self._resolver = resolver
         self._connect_timeout_s = connect_timeout_s
         self._allow_private = allow_private
+        self._allow_unresolved = allow_unresolved
 
     def check(self, host: str, port: int) -> None:
-        """Refuses a host that a proxy is to be asked for when it leads only to private addresses.
+        """Refuse a host that a proxy is to be asked for, unless all its addresses are public.
 
-        A name that cannot be looked up here is left to the proxy: it may know names that this machine does not.
+        The proxy looks the name up by itself and chooses among the addresses, so one private address is enough to
+        refuse the host, and a name that cannot be looked up here may lead anywhere.
+
+        Args:
+            host: Name or literal address in normal form, without brackets.
+            port: TCP port.
 
         Raises:
-            BlockedAddress: see `dial`.
+            BlockedAddress: The host leads to a private address, or cannot be looked up and `allow_unresolved` is off.
         """
         if self._allow_private:
             return
+        wait = min(self._connect_timeout_s, self.deadline.wait())
         try:
-            endpoints = self._resolver.resolve(host, port, min(self._connect_timeout_s, self.deadline.wait()))
-        except OSError:
-            return
-        _allowed(host, endpoints)
+            endpoints = self._resolver.resolve(host, port, wait)
+        except (OSError, UnicodeError) as error:
+            if self._allow_unresolved:
+                return
+            reason = getattr(error, "strerror", None) or error
+            raise BlockedAddress(
+                f"{host} cannot be looked up here ({reason}), so only the proxy knows where it leads. "
+                "Use --allow-unresolved (allow_unresolved=True) to leave the check of such names to the proxy, which "
+                "must then refuse private addresses itself."
+            ) from error
+        if len(_allowed(host, endpoints)) < len(endpoints):
+            raise BlockedAddress(
+                f"{host} leads to private addresses as well as to public ones, and the proxy may choose any of them. "
+                "Use --allow-private (allow_private=True) if that is meant."
+            )
 
     def dial(self, host: str, port: int, *, guarded: bool) -> DeadlineSocket:
         """Connects to the first address of the host that is allowed and answers.
@@ -220,7 +223,7 @@ def _allowed(host: str, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]
     public = tuple(end for end in endpoints if is_public(end.address[0]))
     if endpoints and not public:
         raise BlockedAddress(
-            f"{host} leads to {endpoints[0].address[0]}, an address of this machine or its network. "
+            f"{host} leads to {endpoints[0].address[0]}, which is not on the public internet. "
             "Use --allow-private (allow_private=True) if that is meant."
         )
     return public
@@ -237,8 +240,11 @@ def _is_literal(host: str) -> bool:
 def _endpoints(host: str, port: int) -> tuple[Endpoint, ...]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # Without IPv6 in this Python, getaddrinfo gives IPv6 addresses as (int, bytes), which nothing can connect to.
-    return tuple(
+    usable = tuple(
         Endpoint(family, (address[0], *address[1:]))
         for family, _, _, _, address in found
         if isinstance(address[0], str)
     )
+    if not usable:
+        raise socket.gaierror(socket.EAI_NONAME, "it has no address that this Python can connect to")
+    return usable

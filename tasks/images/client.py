@@ -155,6 +155,7 @@ class RequestsClient:
             self._deadline,
             connect_timeout_s=options.connect_timeout_s,
             allow_private=options.allow_private,
+            allow_unresolved=options.allow_unresolved,
         )
         hosts = max(1, min(HOSTS_PER_WORKER, OPEN_CONNECTIONS // (options.workers or DEFAULT_WORKERS)))
         self._session = requests.Session()

@@ -86,7 +86,10 @@ def classify(error: BaseException, *, phase: str, total_over: bool) -> FetchErro
                 "(ulimit -n), then start the run again with the same folder; finished items are not repeated."
             ) from cause
     if isinstance(error, BlockedAddress):
-        return FetchError("blocked_address", str(error))
+        # The name server may answer in a moment; an address does not change.
+        lookup = error.__cause__
+        passing = isinstance(lookup, TimeoutError) or getattr(lookup, "errno", None) == socket.EAI_AGAIN
+        return FetchError("blocked_address", str(error), retry=passing)
     if total_over:
         return FetchError("timeout_total", "The total time for one try was used up (timeout_s).")
     if any(type(cause) is urllib3.exceptions.ConnectTimeoutError for cause in causes):

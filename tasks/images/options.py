@@ -25,6 +25,8 @@ class ImageOptions(BaseModel):
         url_column: Column (csv, tsv, parquet) or member (jsonl) that holds the URL.
         client: The HTTP client; "auto" is requests.
         allow_private: Also connect to loopback, private and link-local addresses.
+        allow_unresolved: Behind a proxy, also ask it for host names that cannot be looked up on this machine. The proxy
+            alone then decides where they lead, so it must refuse private addresses itself.
         allow_downgrade: Follow a redirect from https to http, as browsers, curl and wget do.
         user_agent: The User-Agent header. Many sites ask for a contact address in it.
         ca_bundle: PEM file of the certificate authorities to trust; None means those that requests ships.
@@ -57,6 +59,7 @@ class ImageOptions(BaseModel):
     url_column: Annotated[str, Field(min_length=1)] = "url"
     client: Literal["auto", "requests", "curl"] = "auto"
     allow_private: bool = False
+    allow_unresolved: bool = False
     allow_downgrade: bool = True
     user_agent: Annotated[str, Field(min_length=1, pattern=r"^[\x20-\x7e]+$")] = "prefect-fanout/0.1"
     ca_bundle: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
@@ -11,12 +12,20 @@ import idna
 MAX_URL_CHARACTERS = 8_192
 """Longest URL that is tried. Servers commonly refuse request lines over 8 KiB (nginx: 4 buffers of 8 KiB)."""
 
+MAX_HOST_CHARACTERS = 253
+"""Longest host name without its final dot (RFC 1035: 255 bytes with the length bytes of the labels)."""
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
-_HOST_LABELS = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
-# What most URLs look like; a match is in normal form already and needs none of the work below.
+_HOST_LABELS = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+# A host whose last label is a number is an IPv4 address or nothing (URL Standard, "ends in a number").
+_NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+_NUMBER = re.compile(r"0x(?P<hex>[0-9a-f]*)|0(?P<octal>[0-7]*)|(?P<decimal>[1-9][0-9]*)")
+# What most URLs look like; a match is in normal form already and needs none of the work below. The last label begins
+# with a letter: a host that ends in a number may be an address in another spelling.
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_PLAIN = re.compile(rf"https?://{_LABEL}(?:\.{_LABEL}){{0,3}}/[A-Za-z0-9._~/=&+-]*(?:\?[A-Za-z0-9._~/=&+-]+)?")
+_LAST_LABEL = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_PLAIN = re.compile(rf"https?://(?:{_LABEL}\.){{0,3}}{_LAST_LABEL}/[A-Za-z0-9._~/=&+-]*(?:\?[A-Za-z0-9._~/=&+-]+)?")
 _ESCAPE = re.compile(r"%(?:([0-9A-Fa-f]{2}))?")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 # Characters of path and query that are sent as they are, besides the unreserved ones (RFC 3986, and brackets).
@@ -32,7 +41,8 @@ class Target:
     """A URL in normal form.
 
     Attributes:
-        url: What is requested: scheme and host in lower case, host in ASCII, no default port, no fragment.
+        url: What is requested: scheme and host in lower case, host in ASCII and without a final dot, an IPv4 address as
+            four decimal numbers, no default port, no fragment.
         scheme: "http" or "https".
         host: Host in ASCII, without brackets.
         port: TCP port.
@@ -123,9 +133,39 @@ def _ascii_host(parts: SplitResult) -> str:
             raise InvalidUrl("The URL names a network interface (%) in its IPv6 address, which is not supported.")
         return host
     try:
-        ascii_host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
-    except idna.IDNAError as error:
-        raise InvalidUrl(f"The host {host!r} is not a valid international name ({error}).") from error
-    if len(ascii_host) > 254 or not _HOST_LABELS.fullmatch(ascii_host) or max(map(len, ascii_host.split("."))) > 63:
-        raise InvalidUrl(f"The host {host[:80]!r} is not a valid name or address.")
-    return ascii_host
+        host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
+    except idna.IDNAError:
+        raise InvalidUrl("The URL's host is not a valid international name.") from None
+    # The final dot goes: some proxies read `127.0.0.1.` as the address, while no look-up on this machine finds it.
+    host = host.removesuffix(".")
+    if len(host) > MAX_HOST_CHARACTERS or not _HOST_LABELS.fullmatch(host) or max(map(len, host.split("."))) > 63:
+        raise InvalidUrl("The URL's host is not a valid name or address.")
+    return _ipv4(host) if _NUMERIC_END.fullmatch(host) else host
+
+
+def _ipv4(host: str) -> str:
+    """Return the IPv4 address that browsers read in a host that ends in a number, as four decimal numbers.
+
+    One to four numbers, each decimal, octal (`0...`) or hexadecimal (`0x...`); the last one fills the remaining bytes.
+    Proxies read hosts in this way too, so the guard must judge the same address.
+
+    Source: the IPv4 parser of the URL Standard (url.spec.whatwg.org).
+
+    Raises:
+        InvalidUrl: The host ends in a number and is no such address.
+    """
+    parts = [_NUMBER.fullmatch(part) for part in host.split(".")]
+    numbers = [_value(part) for part in parts if part is not None]
+    last_bytes = 5 - len(parts)
+    if len(numbers) < len(parts) or last_bytes < 1 or max(numbers[:-1], default=0) > 255:
+        raise InvalidUrl("The URL's host ends in a number, but is not an IPv4 address.")
+    if numbers[-1] >= 256**last_bytes:
+        raise InvalidUrl("The URL's host ends in a number that is too large for an IPv4 address.")
+    leading = sum(number << 8 * (3 - position) for position, number in enumerate(numbers[:-1]))
+    return str(ipaddress.IPv4Address(leading + numbers[-1]))
+
+
+def _value(number: re.Match[str]) -> int:
+    if number["decimal"]:
+        return int(number["decimal"])
+    return int(number["hex"] or "0", 16) if number["octal"] is None else int(number["octal"] or "0", 8)

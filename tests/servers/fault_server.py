@@ -30,7 +30,7 @@ class Exchange:
         self.server = server
         self.connection = connection
         lines = head.decode("latin-1").split("\r\n")
-        self.target = lines[0].split(" ")[1]
+        self.method, self.target = lines[0].split(" ")[:2]
         self.path = self.target.partition("?")[0]
         self.headers = {
             name.strip().lower(): value.strip()
@@ -63,12 +63,18 @@ class FaultServer:
     """Serves handlers by path until its `with` block ends."""
 
     def __init__(
-        self, routes: dict[str, Handler] | None = None, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+        self,
+        routes: dict[str, Handler] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        fallback: Handler | None = None,
     ) -> None:
         self.routes: dict[str, Handler] = dict(routes or {})
         self.requests: Counter[str] = Counter()
         self.connections = 0
         self._tls = tls
+        self._fallback = fallback or _missing
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -140,7 +146,7 @@ class FaultServer:
             path = head.split(b" ", 2)[1].decode("latin-1").partition("?")[0]
             self.requests[path] += 1
             exchange = Exchange(self, connection, head, self.requests[path])
-        handler = self.routes.get(exchange.path, _missing)
+        handler = self.routes.get(exchange.path, self._fallback)
         return bool(handler(exchange))
 
 

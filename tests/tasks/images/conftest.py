@@ -12,6 +12,7 @@ from prefect_fanout.tasks.images.client import ClientFactory
 from prefect_fanout.tasks.images.download import Plan, download_image, make_folders
 from prefect_fanout.tasks.images.options import ImageOptions
 from prefect_fanout.tasks.images.row import Item, Row
+from prefect_fanout.tasks.images.url import normalise
 from servers.fault_server import FaultServer
 
 
@@ -28,7 +29,7 @@ class Download:
         plan = Plan(self.run, chosen, ClientFactory(chosen, proxies))
         make_folders(plan)
         with plan.clients() as client:
-            return download_image(Item(0, url, url), plan, client, pause=self.pauses.append)
+            return download_image(Item(0, url, normalise(url)), plan, client, pause=self.pauses.append)
 
     @property
     def files(self) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,21 @@ from prefect_fanout.tasks.images.url import MAX_URL_CHARACTERS, InvalidUrl, norm
         ("http://b\u00fccher.example/a", "http://xn--bcher-kva.example/a"),
         ("http://[::1]:8080/a", "http://[::1]:8080/a"),
         ("http://127.0.0.1/a", "http://127.0.0.1/a"),
-        ("http://0x7f.1/a", "http://0x7f.1/a"),
+        ("http://127.0.0.1./a", "http://127.0.0.1/a"),
+        ("http://example.org./a", "http://example.org/a"),
+        ("http://0x7f.1/a", "http://127.0.0.1/a"),
+        ("http://0X7F.1./a", "http://127.0.0.1/a"),
+        ("http://0177.0.0.1/a", "http://127.0.0.1/a"),
+        ("http://2130706433/a", "http://127.0.0.1/a"),
+        ("http://0/a", "http://0.0.0.0/a"),
+        ("http://0x/a", "http://0.0.0.0/a"),
+        ("http://1.2.65535/a", "http://1.2.255.255/a"),
+        ("http://1.16777215/a", "http://1.255.255.255/a"),
+        ("http://4294967295/a", "http://255.255.255.255/a"),
+        ("http://\uff11\uff12\uff17.0.0.1\u3002/a", "http://127.0.0.1/a"),
+        ("http://0xg.example/a", "http://0xg.example/a"),
+        ("http://example.0xg/a", "http://example.0xg/a"),
+        ("http://1.example/a", "http://1.example/a"),
         ("http://under_score.example/a", "http://under_score.example/a"),
     ],
 )
@@ -54,6 +70,17 @@ def test_normal_form(text: str, normal: str) -> None:
         ("http://-a.example/", "not a valid name"),
         ("http://a..b/", "not a valid name"),
         ("http://" + "a" * 64 + ".example/", "not a valid name"),
+        ("http://example.org../", "not a valid name"),
+        ("http://1.2.3.4.5/", "not an IPv4 address"),
+        ("http://1.2.3.256/", "too large for an IPv4 address"),
+        ("http://1.2.65536/", "too large for an IPv4 address"),
+        ("http://1.16777216/", "too large for an IPv4 address"),
+        ("http://4294967296/", "too large for an IPv4 address"),
+        ("http://256.1/", "not an IPv4 address"),
+        ("http://example.1/", "not an IPv4 address"),
+        ("http://example.0x1./", "not an IPv4 address"),
+        ("http://09/", "not an IPv4 address"),
+        ("http://1.08/", "not an IPv4 address"),
         ("http://xn--\u00fc.example/", "not a valid international name"),
         ("http://example.org:0/a", "Port 0"),
         ("http://example.org:65536/a", "cannot be read"),
@@ -95,6 +122,15 @@ def test_any_text_is_a_url_or_refused(text: str) -> None:
             continue
         assert normal.isascii()
         assert normalise(normal) == normal
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.lists(st.sampled_from(["{}", "0{:o}", "0x{:x}", "0X{:X}"])))
+def test_every_spelling_of_an_address_is_one_url(number: int, count: int, forms: list[str]) -> None:
+    """An IPv4 address in one to four numbers, each in any base, has the normal form of four decimal numbers."""
+    parts = [number >> 8 * (3 - position) & 255 for position in range(count - 1)]
+    parts.append(number & 256 ** (5 - count) - 1)
+    host = ".".join((forms[i] if i < len(forms) else "{}").format(part) for i, part in enumerate(parts))
+    assert normalise(f"http://{host}/") == normalise(f"http://{host}./") == f"http://{IPv4Address(number)}/"
 
 
 @given(st.from_regex(r"https?://[a-z0-9-]{1,8}(\.[a-z0-9-]{1,8})?/[A-Za-z0-9._~/=&?+-]{0,12}", fullmatch=True))
