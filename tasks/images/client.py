@@ -35,6 +35,9 @@ OPEN_CONNECTIONS = 512
 """Idle connections that all workers together keep open: half of the usual limit of 1,024 open files."""
 HOSTS_PER_WORKER = 8
 """Hosts to which one worker keeps a connection open; lists that mix more hosts rarely come back to one in time."""
+MAX_TEXT_CHARACTERS = 200
+"""Characters that are kept of a server's Content-Type and reason phrase: real ones have below 100, http.client takes
+60,000."""
 DEFAULT_WORKERS = 16
 """Workers when the options name no number. Downloads wait most of the time, so more than the cores; beyond 16, threads
 of one interpreter mostly wait for each other."""
@@ -49,7 +52,7 @@ class Fetched:
     Attributes:
         status: HTTP status code, always 200.
         final_url: URL that answered, after redirects.
-        content_type: The server's Content-Type, or None. It is a claim, nothing more.
+        content_type: The server's Content-Type, cut to MAX_TEXT_CHARACTERS, or None. It is a claim, nothing more.
     """
 
     status: int
@@ -247,12 +250,12 @@ class RequestsClient:
 
     def _receive(self, response: requests.Response, here: str, body: Body) -> Fetched:
         """Reads the body of the last response."""
-        content_type = response.headers.get("Content-Type")
+        content_type = _content_type(response)
         status = response.status_code
         if status in (204, 205):
             raise self._refused(response, "empty_body", f"The server sent no content (status {status}).", here)
         if status != 200:
-            text = f"The server answered {status} {response.reason or ''}".strip()
+            text = f"The server answered {status} {(response.reason or '')[:MAX_TEXT_CHARACTERS]}".strip()
             failure = self._refused(response, status_kind(status), f"{text}.", here)
             failure.retry = status in RETRIED_STATUS
             failure.retry_after_s = retry_after_s(response.headers) if failure.retry else None
@@ -290,8 +293,8 @@ class RequestsClient:
     def _refused(self, response: requests.Response, kind: str, message: str, here: str) -> FetchError:
         """The failure that a response means; frees its connection."""
         self._dispose(response)
-        content_type = response.headers.get("Content-Type")
-        return FetchError(kind, message, status=response.status_code, content_type=content_type, final_url=here)
+        content_type, status = _content_type(response), response.status_code
+        return FetchError(kind, message, status=status, content_type=content_type, final_url=here)
 
     def _dispose(self, response: requests.Response) -> None:
         """Frees the connection of a response whose body is not wanted; keeps it open when that is cheap."""
@@ -313,3 +316,8 @@ class RequestsClient:
         failure = classify(error, phase=phase, total_over=self._deadline.expired())
         failure.final_url = url
         return failure
+
+
+def _content_type(response: requests.Response) -> str | None:
+    text: str | None = response.headers.get("Content-Type")
+    return None if text is None else text[:MAX_TEXT_CHARACTERS]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import http.client
 import io
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -31,6 +32,11 @@ from prefect_fanout.tasks.images.deadline import DeadlineSSLSocket
 
 MAX_INFORMATIONAL = 10
 """1xx responses that are skipped before the real one; more is an attack or a defect."""
+MAX_TRAILER_LINES = 100
+"""Lines after the last chunk of a body: as many as http.client allows for headers."""
+MAX_CHUNK_EXTRA_BYTES = 64 * 1024
+"""Chunk extensions and trailers of one response together, in bytes. Servers use neither for images; the limit is that
+of one header line."""
 READ_BYTES = 64 * 1024
 """Bytes asked of a socket at once: most images on the web are smaller."""
 
@@ -68,20 +74,66 @@ class _LargeReads:
         return self._sock.makefile(mode, READ_BYTES)
 
 
+# Hexadecimal digits, without the sign, prefix and underscores that int() accepts; 16 of them are 64 bits. Some servers
+# pad the size with blanks. An extension follows a semicolon.
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]{0,16}(;.*)?\r?\n", re.DOTALL)
+
+
 class _Response(http.client.HTTPResponse):
-    """A response that skips every 1xx: the standard library skips 100 only and takes 103 for the answer."""
+    """A response that is stricter than the standard library's, in three places.
+
+    It skips every 1xx, of which the standard library skips 100 only and takes 103 for the answer. It takes a chunk size
+    only as the standard writes it: `-1` would be read to the end of the stream, into memory. And it bounds the chunk
+    extensions and trailers, which no limit on the body counts.
+
+    The overridden methods are the only hooks there are, and typeshed does not list them.
+    """
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_LargeReads(sock), *args, **kwargs)  # type: ignore[arg-type] # it only calls makefile
+        self._extra_bytes = 0
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INFORMATIONAL):
-            # The one hook there is before the status is acted upon; typeshed does not list it.
-            version, status, reason = super()._read_status()  # type: ignore[misc]
+            version, status, reason = super()._read_status()  # type: ignore[misc] # see above
             if not 100 <= status < 200 or status == http.client.SWITCHING_PROTOCOLS:
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.BadStatusLine(f"more than {MAX_INFORMATIONAL} informational responses")
+
+    def _read_next_chunk_size(self) -> int:
+        """Return the size of the next chunk, in bytes.
+
+        Raises:
+            ValueError: There is no size, or one that is not written as the standard says; http.client makes an
+                IncompleteRead of it.
+            http.client.HTTPException: The line is too long, or there are too many extensions.
+        """
+        line = self._extra_line("chunk size")
+        size = _CHUNK_SIZE.fullmatch(line)
+        if size is None:
+            raise ValueError("the size of a chunk is not a hexadecimal number")
+        self._count_extra(len(size[2] or b""))
+        return int(size[1], 16)
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(MAX_TRAILER_LINES + 1):
+            line = self._extra_line("trailer")
+            if line in (b"\r\n", b"\n", b""):
+                return
+            self._count_extra(len(line))
+        raise http.client.HTTPException(f"more than {MAX_TRAILER_LINES} trailers")
+
+    def _extra_line(self, name: str) -> bytes:
+        line = self.fp.readline(MAX_CHUNK_EXTRA_BYTES + 1)
+        if len(line) > MAX_CHUNK_EXTRA_BYTES:
+            raise http.client.LineTooLong(name)
+        return line
+
+    def _count_extra(self, size: int) -> None:
+        self._extra_bytes += size
+        if self._extra_bytes > MAX_CHUNK_EXTRA_BYTES:
+            raise http.client.HTTPException("too many bytes of chunk extensions and trailers")
 
 
 class _Connection(HTTPConnection):
