@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from prefect_fanout.tasks.images.name import url_hash
 from prefect_fanout.tasks.images.row import Item, Row, failed, new_row
 from prefect_fanout.tasks.images.seen import SeenUrls
+from prefect_fanout.tasks.images.text_lines import Line
 from prefect_fanout.tasks.images.url import InvalidUrl, normalise, without_credentials
-from prefect_fanout.tasks.images.url_list import Line
 from prefect_fanout.tasks.ledger import Ledger
 
 MAX_EXAMPLES = 20
