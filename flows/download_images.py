@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_fanout import ExecutorTaskRunner, Outcome, TimelineEntry, fan_out
 from prefect_fanout._errors import RunFailed, UsageError
 from prefect_fanout._text import traceback_text
+from prefect_fanout.flows.recorded import url_flow
 from prefect_fanout.tasks.images.client import DEFAULT_WORKERS, ClientFactory
 from prefect_fanout.tasks.images.deadline import Stopped
 from prefect_fanout.tasks.images.download import FLAT_FILES, Plan, download, make_folders
@@ -48,7 +48,7 @@ def _run_name() -> str:
     return f"download {count}images -> {Path(str(given['out'])).name}"
 
 
-@flow(name=PIPELINE, flow_run_name=_run_name)
+@url_flow(name=PIPELINE, flow_run_name=_run_name)
 def download_images(urls: list[str] | str | Path, out: str, options: ImageOptions | None = None) -> dict[str, Any]:
     """Downloads a list of images into a run directory; run again, it goes on where it stopped.
 
@@ -56,7 +56,8 @@ def download_images(urls: list[str] | str | Path, out: str, options: ImageOption
     wait, and commit the ledger; what is not in it is fetched by the next run in the same directory.
 
     Args:
-        urls: The URLs, or the path of a txt, csv, tsv, jsonl or parquet file that holds them.
+        urls: The URLs, or the path of a txt, csv, tsv, jsonl or parquet file that holds them. The server keeps the URLs
+            as a parameter of the run, without credentials, and without queries if `keep_queries` is off.
         out: The run directory.
         options: See `ImageOptions`.
 
@@ -77,7 +78,7 @@ def download_images(urls: list[str] | str | Path, out: str, options: ImageOption
         make_folders(plan)
         began = time.monotonic()
         with Ledger(run, SCHEMA, key=KEY) as ledger, SeenUrls() as seen:
-            intake = Intake(ledger, seen, retry_failed=options.retry_failed)
+            intake = Intake(ledger, seen, retry_failed=options.retry_failed, keep_queries=options.keep_queries)
             timeline = _download_all(source, plan, intake)
             counts = _reconcile(intake)
             ledger.compact()

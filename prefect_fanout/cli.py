@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -114,6 +115,7 @@ def images(
     allow_private: Annotated[bool, Parameter(group=IMAGES, negative="", show_default=False)] = False,
     allow_unresolved: Annotated[bool, Parameter(group=IMAGES, negative="", show_default=False)] = False,
     url_column: Annotated[str, Parameter(group=IMAGES)] = "url",
+    keep_queries: Annotated[bool, Parameter(group=IMAGES)] = True,
     common: RunOptions = DEFAULTS,
 ) -> None:
     """Download the images of a URL list.
@@ -126,6 +128,7 @@ def images(
         allow_unresolved: Behind a proxy, also ask it for host names that cannot be looked up on this machine; the proxy
             must then refuse private addresses itself.
         url_column: Column that holds the URLs, for files with columns.
+        keep_queries: Keep the queries of URLs, signatures of signed URLs included, in the ledger and the report.
         common: What both pipelines let a user choose.
     """
     own = {
@@ -133,8 +136,9 @@ def images(
         "allow_private": allow_private,
         "allow_unresolved": allow_unresolved,
         "url_column": url_column,
+        "keep_queries": keep_queries,
     }
-    source = [urls] if "://" in urls else urls
+    source = [_single_url(urls)] if "://" in urls else urls
     run_images(Terminal(), source, out, {**_given(common), **own})
 
 
@@ -201,13 +205,16 @@ def run_images(terminal: Terminal, urls: list[str] | str, out: Path, options: Ma
         RunFailed: The run could not be finished.
     """
     from prefect_fanout.flows.download_images import download_images
+    from prefect_fanout.tasks.images.client import ClientFactory
     from prefect_fanout.tasks.images.options import ImageOptions
     from prefect_fanout.tasks.images.url_list import open_list
     from prefect_fanout.tasks.run_directory import local_folder
 
     checked = _checked(ImageOptions, options)
     local_folder(out)
-    open_list(urls, column=checked.url_column)  # a list that cannot be read should not cost the start of a server
+    # A list, a proxy or a client that cannot be used should not cost the start of a server.
+    open_list(urls, column=checked.url_column)
+    ClientFactory(checked, urllib.request.getproxies())
     return _run(terminal, "Downloading", lambda: download_images(urls, str(out), checked), out)
 
 
@@ -275,6 +282,17 @@ def _exit_code(error: FanoutError) -> int:
     if isinstance(error, UsageError):
         return EXIT_USAGE
     return EXIT_TOO_MANY_FAILURES if isinstance(error, TooManyFailures) else EXIT_RUN_FAILED
+
+
+def _single_url(text: str) -> str:
+    """Return a URL that was given in place of a list, checked before it becomes a parameter that the server keeps."""
+    from prefect_fanout.tasks.images.url import InvalidUrl, parse
+
+    try:
+        parse(text)
+    except InvalidUrl as error:
+        raise UsageError(str(error)) from None
+    return text
 
 
 def _given(common: RunOptions) -> dict[str, object]:

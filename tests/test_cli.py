@@ -94,7 +94,7 @@ def test_help_lists_the_commands_and_shows_examples(here: Here) -> None:
     [
         (
             "images",
-            "--out --client --allow-private --allow-unresolved --url-column "
+            "--out --client --allow-private --allow-unresolved --url-column --keep-queries "
             "--workers --chunksize --max-failed --retry-failed --fresh",
         ),
         (

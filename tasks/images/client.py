@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 import threading
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -22,6 +23,7 @@ from prefect_fanout.tasks.images.body import Body
 from prefect_fanout.tasks.images.deadline import Deadline, Stopped
 from prefect_fanout.tasks.images.failure import RETRIED_STATUS, FetchError, classify, status_kind
 from prefect_fanout.tasks.images.options import ImageOptions
+from prefect_fanout.tasks.images.proxy import checked_proxies, without_user
 from prefect_fanout.tasks.images.retry import retry_after_s
 from prefect_fanout.tasks.images.transport import Adapter, tls_context
 
@@ -43,6 +45,7 @@ DEFAULT_WORKERS = 16
 of one interpreter mostly wait for each other."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_QUERY = re.compile(r"\?\S+")  # in an error text, which may repeat what a server says
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,14 @@ class ClientFactory:
             proxies: Proxy per scheme, and under "no" the hosts without, as `urllib.request.getproxies` gives them.
 
         Raises:
-            UsageError: when the client or the certificate bundle cannot be used.
+            UsageError: The client, the certificate bundle or a proxy cannot be used.
         """
         if options.client == "curl":
             raise UsageError("The curl client is not part of this release; use requests (--client requests).")
         if options.ca_bundle is not None:
             tls_context(options.ca_bundle)  # so that a bad file is refused before anything begins
         self._options = options
-        self._proxies = dict(proxies or {})
+        self._proxies = checked_proxies(proxies or {})
         self._context: ssl.SSLContext | None = None
         self._stop = threading.Event()
         self._resolver = Resolver()
@@ -129,10 +132,17 @@ class ClientFactory:
             raise Stopped("The run was told to stop.")
 
     def __getstate__(self) -> tuple[ImageOptions, dict[str, str]]:
-        return self._options, self._proxies
+        """Leave the credentials of proxies out: they stay in the environments of the processes that have them."""
+        return self._options, {name: without_user(proxy) for name, proxy in self._proxies.items()}
 
     def __setstate__(self, state: tuple[ImageOptions, dict[str, str]]) -> None:
-        self.__init__(*state)  # type: ignore[misc] # the rest is made anew in the other process
+        """Make all that is shared anew. A proxy gets the credentials that this process's own environment has for it."""
+        options, proxies = state
+        # The one place below flows/ that looks into the environment: nothing else may carry a password to a worker.
+        for name, proxy in checked_proxies(urllib.request.getproxies()).items():
+            if without_user(proxy) == proxies.get(name):
+                proxies[name] = proxy
+        self.__init__(options, proxies)  # type: ignore[misc] # the way of a new factory is the only one
 
 
 class RequestsClient:
@@ -180,6 +190,18 @@ class RequestsClient:
 
     def fetch(self, url: str, body: Body) -> Fetched:
         """Makes one try; see `Client.fetch`."""
+        try:
+            fetched = self._fetch(url, body)
+        except FetchError as error:
+            if not self._options.keep_queries:
+                error.message = _QUERY.sub("", error.message)
+                error.final_url = None if error.final_url is None else urls.without_query(error.final_url)
+            raise
+        if self._options.keep_queries:
+            return fetched
+        return replace(fetched, final_url=urls.without_query(fetched.final_url))
+
+    def _fetch(self, url: str, body: Body) -> Fetched:
         self._deadline.start(self._options.timeout_s)
         here = url
         for _ in range(self._options.max_redirects + 1):
@@ -238,11 +260,13 @@ class RequestsClient:
             there = urljoin(here, text.strip())
             scheme = urlsplit(there).scheme
             if scheme not in ("http", "https"):
-                text = f"Redirected to a {scheme}: URL, which is never fetched."
+                text = "Redirected to a URL that is neither http nor https, which is never fetched."
                 raise self._refused(response, "bad_redirect_scheme", text, here)
             target = urls.normalise(there)
-        except ValueError as error:  # InvalidUrl is one, and so is what urljoin raises
-            raise self._refused(response, "bad_redirect", f"Redirected to something odd. {error}", here) from error
+        except urls.InvalidUrl as error:
+            raise self._refused(response, "bad_redirect", f"Redirected to a bad URL. {error}", here) from None
+        except ValueError:  # of urljoin or urlsplit; its text repeats the URL
+            raise self._refused(response, "bad_redirect", "Redirected to a URL that cannot be read.", here) from None
         if here.startswith("https:") and scheme == "http" and not self._options.allow_downgrade:
             text = "Redirected from https to http (allow_downgrade)."
             raise self._refused(response, "redirect_downgrade", text, here)

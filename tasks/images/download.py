@@ -74,7 +74,7 @@ def download_image(item: Item, plan: Plan, client: Client, *, pause: Callable[[f
     folder = plan.folder(item.key)
     with closing(Body(f"{plan.run}/{folder}")) as body:
         try:
-            _fetch(item.key, plan.options, client, body, row, pause or plan.clients.pause)
+            _fetch(item.target, plan.options, client, body, row, pause or plan.clients.pause)
             facts = inspect(body.open(), plan.options)
         except (FetchError, ContentError) as error:
             failed(row, error.kind, str(error))

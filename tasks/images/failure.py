@@ -131,7 +131,7 @@ def _of_cause(cause: BaseException, phase: str) -> FetchError | None:
                 return FetchError("decode_bomb", "The body is encoded too many times over.")
             return FetchError("bad_encoding", f"The body is not what its Content-Encoding says ({cause}).")
         case urllib3.exceptions.LocationParseError() | UnicodeError():
-            return FetchError("invalid_url", f"The URL cannot be requested ({cause}).")
+            return FetchError("invalid_url", "The URL cannot be requested.")  # the cause repeats it
     return None
 
 

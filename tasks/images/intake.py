@@ -10,7 +10,7 @@ from prefect_fanout.tasks.images.name import url_hash
 from prefect_fanout.tasks.images.row import Item, Row, failed, new_row
 from prefect_fanout.tasks.images.seen import SeenUrls
 from prefect_fanout.tasks.images.text_lines import Line
-from prefect_fanout.tasks.images.url import InvalidUrl, normalise, without_credentials
+from prefect_fanout.tasks.images.url import InvalidUrl, digest_key, normalise, without_credentials, without_query
 from prefect_fanout.tasks.ledger import Ledger
 
 MAX_EXAMPLES = 20
@@ -28,13 +28,14 @@ class Intake:
     images. Belongs to the thread that owns the ledger.
     """
 
-    def __init__(self, ledger: Ledger, seen: SeenUrls, *, retry_failed: bool) -> None:
+    def __init__(self, ledger: Ledger, seen: SeenUrls, *, retry_failed: bool, keep_queries: bool = True) -> None:
         """Prepares.
 
         Args:
             ledger: Knows what earlier runs did; receives the rows.
             seen: Empty.
             retry_failed: Whether items that failed in an earlier run are yielded again.
+            keep_queries: Whether the queries of URLs may be written to the ledger.
         """
         self.items = 0
         self.counts: Counter[str] = Counter()
@@ -43,6 +44,7 @@ class Intake:
         self.bytes_read = 0
         self._ledger = ledger
         self._seen = seen
+        self._keep_queries = keep_queries
         self._is_rerun = bool(ledger.counts())
         self._finished = {"ok", "duplicate"} if retry_failed else {"ok", "duplicate", "failed"}
 
@@ -65,34 +67,42 @@ class Intake:
         """The items to fetch of some lines that follow each other."""
         begin = self.items
         self.items += len(batch)
-        keys: list[str] = []
+        items: list[Item] = []
         problems: dict[int, str] = {}
         for offset, line in enumerate(batch):
+            index = begin + offset
             try:
                 if line.problem is not None:
                     raise InvalidUrl(line.problem)
-                keys.append(normalise(line.text))
+                items.append(self._item(index, line.text))
             except InvalidUrl as error:
-                # No URL in normal form holds a blank, so these keys never meet one.
-                keys.append(f"invalid {url_hash(line.text)} {begin + offset}")
                 problems[offset] = str(error)
-        earlier = self._seen.first(keys, begin)
-        for offset, (line, key) in enumerate(zip(batch, keys, strict=True)):
-            index = begin + offset
+                shown = self._shown(without_credentials(line.text))
+                # No URL in normal form holds a blank, so these keys never meet one.
+                items.append(Item(index, shown, f"invalid {url_hash(shown)} {index}"))
+        earlier = self._seen.first([item.key for item in items], begin)
+        for offset, item in enumerate(items):
             if offset in earlier:
-                self._duplicate(index, line.text, key, earlier[offset])
-            elif self._is_finished(key):
+                self._duplicate(item, earlier[offset])
+            elif self._is_finished(item.key):
                 continue
             elif offset in problems:
-                row = new_row(index, without_credentials(line.text), key)
-                self.note(failed(row, "invalid_url", problems[offset]))
+                self.note(failed(new_row(item.index, item.url, item.key), "invalid_url", problems[offset]))
             else:
-                yield Item(index, line.text, key)
+                yield item
 
-    def _duplicate(self, index: int, text: str, key: str, first: int) -> None:
-        key = f"{key}#{index}"  # a URL in normal form has no fragment
+    def _item(self, index: int, text: str) -> Item:
+        """Return the item of a valid URL, which holds no credentials."""
+        target = normalise(text)
+        return Item(index, self._shown(text), target if self._keep_queries else digest_key(target), target)
+
+    def _shown(self, text: str) -> str:
+        return text if self._keep_queries else without_query(text)
+
+    def _duplicate(self, item: Item, first: int) -> None:
+        key = f"{item.key}#{item.index}"  # a URL in normal form has no fragment
         if not self._is_finished(key):
-            row = new_row(index, text, key)
+            row = new_row(item.index, item.url, key)
             row.update(status="duplicate", duplicate_of=first)
             self.note(row)
 

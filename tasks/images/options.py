@@ -23,6 +23,9 @@ class ImageOptions(BaseModel):
         retry_failed: Fetch again what failed in an earlier run in the same run directory.
         fresh: Remove what an earlier run left in the run directory and start anew.
         url_column: Column (csv, tsv, parquet) or member (jsonl) that holds the URL.
+        keep_queries: Keep the queries of URLs, signatures of signed URLs included, in the ledger, the report and the
+            parameters of the flow run. Without them a URL is told from others by a digest of its query. Choose once for
+            a run directory: a URL with a query has another key with the other choice, so it is fetched again.
         client: The HTTP client; "auto" is requests.
         allow_private: Also connect to loopback, private and link-local addresses.
         allow_unresolved: Behind a proxy, also ask it for host names that cannot be looked up on this machine. The proxy
@@ -57,6 +60,7 @@ class ImageOptions(BaseModel):
     fresh: bool = False
 
     url_column: Annotated[str, Field(min_length=1)] = "url"
+    keep_queries: bool = True
     client: Literal["auto", "requests", "curl"] = "auto"
     allow_private: bool = False
     allow_unresolved: bool = False

@@ -10,7 +10,7 @@ import pyarrow as pa
 from prefect_fanout.tasks.ledger import ledger_schema
 
 KEY = "url_key"
-"""Column that identifies an item across reruns: the URL in normal form."""
+"""Column that identifies an item across reruns: the URL in normal form, with its query or a digest of it."""
 
 SCHEMA = ledger_schema(
     KEY,
@@ -26,7 +26,8 @@ SCHEMA = ledger_schema(
     pa.field("format", pa.string()),
     pa.field("duplicate_of", pa.int64()),
 )
-"""`url` as it stands in the list, `path` relative to the run directory, `duplicate_of` the `index` of the first."""
+"""`url` as it stands in the list, but without credentials, and without its query unless queries are kept; `path`
+relative to the run directory; `duplicate_of` the `index` of the first."""
 
 MAX_URL_SHOWN = 2_000
 """Characters of a URL that are kept in `url`: enough for every one that can be fetched in practice."""
@@ -43,16 +44,19 @@ class Item:
 
     Attributes:
         index: Position in the list, from 0.
-        url: As it stands in the list.
-        key: In normal form: what is requested, and what identifies the item.
+        url: The URL for people, as the ledger's column `url`.
+        key: The URL that identifies the item, as the ledger's column `url_key`.
+        target: The URL in normal form that is requested.
     """
 
-    __slots__ = ("index", "key", "url")
+    __slots__ = ("index", "key", "target", "url")
 
-    def __init__(self, index: int, url: str, key: str) -> None:
+    def __init__(self, index: int, url: str, key: str, target: str | None = None) -> None:
+        """Args: target: None means that it is the key."""
         self.index = index
         self.url = url
         self.key = key
+        self.target = key if target is None else target
 
     def __repr__(self) -> str:
         return f"Item({self.index}, {self.url!r})"

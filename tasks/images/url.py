@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -11,11 +12,20 @@ import idna
 
 MAX_URL_CHARACTERS = 8_192
 """Longest URL that is tried. Servers commonly refuse request lines over 8 KiB (nginx: 4 buffers of 8 KiB)."""
-
+DIGEST_BYTES = 16
+"""Bytes of a query's digest: 128 bits, for which two queries of one list never share one."""
 MAX_HOST_CHARACTERS = 253
 """Longest host name without its final dot (RFC 1035: 255 bytes with the length bytes of the labels)."""
 
+LEFT_OUT = "?***"
+"""Stands for a query in places where it must not be kept, such as the parameters of a flow run."""
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# Schemes that people put into lists. Of any other one nothing is repeated: in `user:password@host` it is the user name.
+_KNOWN_SCHEMES = frozenset({"about", "blob", "data", "file", "ftp", "ftps", "gs", "javascript", "mailto", "s3", "sftp"})
+# What reads as an at-sign: itself, characters that Unicode's NFKC makes one, and escapes of URLs and JSON.
+_AT_SIGN = re.compile("@|\ufe6b|\uff20|%(?:25)*40|\\\\u(?:0040|fe6b|ff20)", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*https?:[/\\]*", re.IGNORECASE)
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _HOST_LABELS = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 # A host whose last label is a number is an IPv4 address or nothing (URL Standard, "ends in a number").
@@ -33,7 +43,7 @@ _KEPT = "!$%&'()*+,/:;=?@[]~"
 
 
 class InvalidUrl(ValueError):
-    """A text that is not a URL this project fetches; the message says why and what to do."""
+    """A text that is not a URL this project fetches; the message says why, and repeats nothing of the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +93,24 @@ def parse(text: str) -> Target:
         raise InvalidUrl("The URL holds a control character (a tab, a line break or NUL); remove it.")
     if "\ufffd" in text:
         raise InvalidUrl("The URL holds bytes that are not UTF-8; save the list as UTF-8.")
+    # Nothing of the text may get into a message or the cause of an error: any part of it may be a password.
     try:
         parts = urlsplit(text)
+    except ValueError:
+        raise InvalidUrl("The URL's host cannot be read; check its brackets and its special characters.") from None
+    try:
         port = parts.port
-    except ValueError as error:
-        raise InvalidUrl(f"The URL cannot be read ({error}).") from error
+    except ValueError:
+        raise InvalidUrl("The URL's port cannot be read; expected a number from 1 to 65535.") from None
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        got = f"got {scheme}:" if scheme else "got none"
-        raise InvalidUrl(f"Expected a URL that starts with http:// or https://, {got}.")
-    if "@" in parts.netloc:
+        got = f"{scheme}:" if scheme in _KNOWN_SCHEMES else "another scheme" if scheme else "none"
+        raise InvalidUrl(f"Expected a URL that starts with http:// or https://, got {got}.")
+    # A password may begin with a slash: http://user:/word@host.
+    if "@" in parts.netloc or (parts.netloc.endswith(":") and "@" in text):
         raise InvalidUrl("The URL holds a user name or password, which would be written to the ledger; remove it.")
+    if parts.query == LEFT_OUT[1:]:
+        raise InvalidUrl("The URL's query was left out of a record (keep_queries=False); give the original list again.")
     if port == 0:
         raise InvalidUrl("Port 0 cannot be connected to; expected 1 to 65535.")
     host = _ascii_host(parts)
@@ -106,8 +123,42 @@ def parse(text: str) -> Target:
 
 
 def without_credentials(text: str) -> str:
-    """The text with `user:password@` masked, for the ledger and for messages."""
-    return re.sub(r"(?<=//)[^/?#]*@", "***@", text)
+    """Return a text that may be a URL with all that may be a user name or password masked.
+
+    Of a text that is no valid URL, everything up to its last at-sign goes, except the scheme: a password with a slash,
+    a missing slash or a wrong port make it impossible to say where the credentials end. A valid URL holds none.
+
+    Args:
+        text: Any text; the whole of it, as a cut text may have lost its at-sign.
+    """
+    last = 0
+    for sign in _AT_SIGN.finditer(text):
+        last = sign.end()
+    if not last or _is_valid(text):
+        return text
+    scheme = _SCHEME.match(text, 0, last)
+    return f"{scheme[0] if scheme else ''}***@{text[last:]}"
+
+
+def without_query(text: str) -> str:
+    """Return a URL without its query and fragment."""
+    return re.split("[?#]", text, maxsplit=1)[0]
+
+
+def digest_key(url: str) -> str:
+    """Return a URL in normal form with its query replaced by a digest, which keeps it apart from others."""
+    base, mark, query = url.partition("?")
+    if not mark:
+        return url
+    return f"{base}?digest={hashlib.blake2b(query.encode(), digest_size=DIGEST_BYTES).hexdigest()}"
+
+
+def _is_valid(text: str) -> bool:
+    try:
+        normalise(text)
+    except InvalidUrl:
+        return False
+    return True
 
 
 def _encoded(text: str) -> str:

@@ -11,7 +11,10 @@ from prefect_fanout._errors import RunFailed, UsageError
 from prefect_fanout.tasks.images.delimited_list import delimited_lines, open_delimited
 from prefect_fanout.tasks.images.parquet_list import open_parquet
 from prefect_fanout.tasks.images.text_lines import TOO_LONG, Line, ListError, TextFile, open_text
+from prefect_fanout.tasks.images.url import without_credentials
 
+BAD_CHARACTERS = 100
+"""Characters that are kept of an entry that is not a text, to find it again."""
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -58,15 +61,17 @@ def open_list(urls: Sequence[str] | str | Path, *, column: str = "url") -> UrlLi
         values = list(urls)
         return UrlList(f"{len(values):,} URLs", len(values), lambda: map(_of_value, values))
     if "://" in str(urls):
-        raise UsageError(f"Expected a list of URLs or the path of a file, got the single URL {urls}. Put it in a list.")
+        raise UsageError("Expected a list of URLs or the path of a file, got a single URL. Put it in a list.")
     path = Path(urls).expanduser()
     suffix = path.suffix.lower()
+    shown = without_credentials(str(path))  # a URL with a typing error, such as http:/user:password@host, is a path too
     if suffix not in FORMATS:
-        raise UsageError(f"Expected a list that ends in {', '.join(FORMATS)}, got {path}. Rename or convert it.")
+        raise UsageError(f"Expected a list that ends in {', '.join(FORMATS)}, got {shown}. Rename or convert it.")
     try:
         return _open_file(path, suffix, column)
     except (ListError, OSError) as error:
-        raise UsageError(f"The list {path} cannot be read: {_reason(error)}.") from error
+        # None: the system's own error repeats the path, and whoever logs a traceback logs causes too.
+        raise UsageError(f"The list {shown} cannot be read: {_reason(error)}.") from None
 
 
 def _open_file(path: Path, suffix: str, column: str) -> UrlList:
@@ -92,7 +97,12 @@ def _reason(error: Exception) -> str:
 def _of_value(value: object) -> Line:
     if isinstance(value, str):
         return Line(value)
-    return Line("" if value is None else str(value)[:100], f"Expected a URL as text, got {type(value).__name__}.")
+    return _bad("" if value is None else str(value), f"Expected a URL as text, got {type(value).__name__}.")
+
+
+def _bad(text: str, problem: str) -> Line:
+    # Masked before it is cut, as the at-sign after a password may be cut off.
+    return Line(without_credentials(text)[:BAD_CHARACTERS], problem)
 
 
 def _text_lines(file: TextFile) -> Iterator[Line]:
@@ -104,17 +114,18 @@ def _text_lines(file: TextFile) -> Iterator[Line]:
 
 def _json_lines(file: TextFile, column: str) -> Iterator[Line]:
     for line, whole in file:
-        if line.strip() or not whole:
-            yield _json_line(line, column) if whole else Line(line[:100], TOO_LONG)
+        text = line.strip()
+        if text or not whole:
+            yield _json_line(text, column) if whole else _bad(text, TOO_LONG)
 
 
-def _json_line(line: str, column: str) -> Line:
+def _json_line(text: str, column: str) -> Line:
     try:
-        value = json.loads(line)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Line(line.strip()[:100], f"The line is not JSON ({error}).")
+        return _bad(text, f"The line is not JSON ({error}).")
     if isinstance(value, dict):
         if column not in value:
-            return Line(line.strip()[:100], f"The line has no member {column!r}.")
+            return _bad(text, f"The line has no member {column!r}.")
         value = value[column]
     return _of_value(value)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_fanout.tasks.images.url import MAX_URL_CHARACTERS, InvalidUrl, normalise, parse, without_credentials
+from prefect_fanout.tasks.images.url import MAX_URL_CHARACTERS, InvalidUrl, normalise, parse
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,3 @@ def test_the_short_way_agrees_with_the_long_one(text: str) -> None:
             normalise(text)
     else:
         assert normalise(text) == parsed
-
-
-def test_credentials_are_masked() -> None:
-    """A password never gets into the ledger."""
-    assert without_credentials("http://me:secret@example.org/a@b") == "http://***@example.org/a@b"
-    assert without_credentials("http://example.org/a@b") == "http://example.org/a@b"
