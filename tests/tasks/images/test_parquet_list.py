@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -281,12 +281,10 @@ def work(path, expected):
 """
 
 
-def in_batches(path: Path, batches: Iterator[pa.Array], **options: Any) -> None:
-    """Write one row group, a batch of values at a time."""
-    schema = pa.schema([("url", options.pop("kind", pa.string()))])
-    with pq.ParquetWriter(path, schema, compression=options.pop("compression", "zstd"), **options) as writer:
-        for batch in batches:
-            writer.write_batch(pa.record_batch([batch.cast(schema.field(0).type)], schema))
+def write_group(path: Path, chunks: list[pa.Array], **options: Any) -> None:
+    """Write one row group. Its chunks may be one and the same array, so that it takes little memory here too."""
+    table = pa.table({"url": pa.chunked_array(chunks)})
+    pq.write_table(table, path, row_group_size=len(table), **{"compression": "zstd", **options})
 
 
 def repeated(text: str, rows: int) -> pa.DictionaryArray:
@@ -310,64 +308,60 @@ def a_dictionary_of_pages(path: Path) -> None:
 
 
 def a_dictionary_and_more(path: Path) -> None:
-    """A dictionary of one text of 1 MB, then texts of their own, which do not fit into it."""
-    texts = (pa.array([f"{row}{'y' * 1_000}" for row in range(start, start + 500)]) for start in range(0, 4_000, 500))
-    kind = pa.dictionary(pa.int32(), pa.string())
-    schema = pa.schema([("url", kind)])
-    with pq.ParquetWriter(path, schema, store_schema=False, dictionary_pagesize_limit=2_000_000) as writer:
-        writer.write_batch(pa.record_batch([repeated(MEGABYTE, 4_000)], schema))
-        for text in texts:
-            writer.write_batch(pa.record_batch([text.dictionary_encode()], schema))
+    """640 rows of one text of 1 MB in a dictionary, then texts of their own, which do not fit into it."""
+    chunks = [*[pa.array([MEGABYTE] * 32)] * 20, pa.array([f"{row}{'y' * 1_000}" for row in range(4_000)])]
+    write_group(path, chunks, dictionary_pagesize_limit=2_000_000)
 
 
 def plain_values(path: Path) -> None:
     """1,024 texts of 1 MB, each in a page of its own."""
-    in_batches(path, (pa.array([MEGABYTE] * 32) for _ in range(32)), use_dictionary=False)
+    write_group(path, [pa.array([MEGABYTE] * 32)] * 32, use_dictionary=False, write_batch_size=1)
 
 
 def plain_values_of_a_dictionary(path: Path) -> None:
     """150 texts of 1 MB that are a dictionary in Arrow, but not in the pages."""
     values = pa.array([f"{row}{MEGABYTE}" for row in range(150)]).dictionary_encode()
-    pq.write_table(pa.table({"url": values}), path, use_dictionary=False)
+    write_group(path, [values], use_dictionary=False, write_batch_size=1)
 
 
 def one_value(path: Path) -> None:
     """One text of 250 MB: 10 KB."""
-    in_batches(path, iter([pa.array([MEGABYTE * 250])]), use_dictionary=False)
+    write_group(path, [pa.array([MEGABYTE * 250])], use_dictionary=False)
 
 
 def one_value_in_a_dictionary(path: Path) -> None:
     """One text of 250 MB, in a dictionary."""
-    pq.write_table(pa.table({"url": repeated(MEGABYTE * 250, 2)}), path, compression="zstd")
+    write_group(path, [repeated(MEGABYTE * 250, 2)])
 
 
 def differences(path: Path) -> None:
     """1,024 texts of 1 MB, of which each is stored as nothing but a difference from the one before it."""
-    in_batches(
-        path,
-        (pa.array([MEGABYTE] * 32) for _ in range(32)),
-        use_dictionary=False,
-        column_encoding={"url": "DELTA_BYTE_ARRAY"},
-    )
+    encoding = {"use_dictionary": False, "column_encoding": {"url": "DELTA_BYTE_ARRAY"}}
+    write_group(path, [pa.array([MEGABYTE] * 32)] * 32, **encoding)
 
 
 def pages_at_the_limit(path: Path) -> None:
     """Two texts of 31 MB among nulls, in one batch of rows."""
-    with_nulls = [*[None] * 3_000, MEGABYTE * 31, MEGABYTE * 31, *[None] * 3_000]
-    in_batches(path, iter([pa.array(with_nulls)]), use_dictionary=False, write_batch_size=1)
+    values = pa.array([*[None] * 3_000, MEGABYTE * 31, MEGABYTE * 31, *[None] * 3_000])
+    write_group(path, [values], use_dictionary=False, write_batch_size=1)
 
 
 def a_dictionary_at_the_limit(path: Path) -> None:
     """15 texts of 1 MB, named by 20,000 rows."""
     names = pa.array([row % 15 for row in range(20_000)], pa.int32())
     values = pa.DictionaryArray.from_arrays(names, pa.array([f"{row}{MEGABYTE}" for row in range(15)]))
-    pq.write_table(pa.table({"url": values}), path, dictionary_pagesize_limit=16_000_000)
+    write_group(path, [values], dictionary_pagesize_limit=16_000_000)
+
+
+def a_dictionary_over_the_limit(path: Path) -> None:
+    """20 texts of 1 MB in a dictionary."""
+    write_group(path, [repeated(MEGABYTE * 20, 1_000)])
 
 
 def a_row_group_without_compression(path: Path) -> None:
     """A row group of 300 MB in the file itself."""
-    texts = (pa.array([os.urandom(500_000).hex() for _ in range(20)]) for _ in range(15))
-    in_batches(path, texts, use_dictionary=False, compression="none")
+    texts = [pa.array([os.urandom(500_000).hex() for _ in range(20)]) for _ in range(15)]
+    write_group(path, texts, use_dictionary=False, compression="none", write_batch_size=1)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +370,7 @@ def a_row_group_without_compression(path: Path) -> None:
         (a_dictionary, "4096"),
         (a_dictionary_of_lines, "4096"),
         (a_dictionary_of_pages, "4096"),
-        (a_dictionary_and_more, "8000"),
+        (a_dictionary_and_more, "4640"),
         (plain_values, "1024"),
         (plain_values_of_a_dictionary, "UsageError"),
         (one_value, "UsageError"),
@@ -384,6 +378,7 @@ def a_row_group_without_compression(path: Path) -> None:
         (differences, "1024"),
         (pages_at_the_limit, "6002"),
         (a_dictionary_at_the_limit, "20000"),
+        (a_dictionary_over_the_limit, "UsageError"),
         (a_row_group_without_compression, "300"),
     ],
 )

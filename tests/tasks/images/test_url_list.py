@@ -114,6 +114,7 @@ def test_a_quotation_mark_in_tsv_is_a_character(tmp_path: Path) -> None:
         ('url,x\na,"b""\nc,d\n', 2),
         ("url,x\n" + "a,b\n" * 1_000 + 'c,"d\n' + "e,f\n" * 50_000 + 'g,"h"\n', 1_002),
         ('url,x\n"' + "y" * 2 * MAX_LINE_CHARACTERS + '",a\nb,"c"\n', 2),
+        ("url,x\n" + "y" * 100_000 + ',"' + "y" * 100_000 + '"\nc,"d"\n', 2),
         ('url,x\n"' + "y" * 131_000 + "\n" + "z" * 10_000 + '",a\nb,"c"\n', 2),
     ],
     ids=[
@@ -125,6 +126,7 @@ def test_a_quotation_mark_in_tsv_is_a_character(tmp_path: Path) -> None:
         "doubled",
         "far away",
         "cut line",
+        "field cut off",
         "long field",
     ],
 )
