@@ -319,7 +319,7 @@ def test_a_proxy_as_people_write_it(site: FaultServer, proxy: str) -> None:
 def test_a_proxy_that_fails_is_not_repeated(
     tmp_path: Path, site: FaultServer, secret: str, scheme: str, answer: str
 ) -> None:
-    """What goes wrong with a proxy is told without its user and password."""
+    """A failure of a proxy is reported without its user and password."""
     place = {"refused": "127.0.0.1:1", "unknown": "no-such-proxy.invalid:80"}.get(answer, f"127.0.0.1:{site.port}")
     status = "407 Proxy Authentication Required" if answer == "407" else "abc"
     target = f"{scheme}://192.0.2.1/a.jpg"
@@ -333,7 +333,7 @@ def test_a_proxy_that_fails_is_not_repeated(
 def test_a_password_of_a_proxy_does_not_travel(
     site: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
-    """What is sent to another process holds no password; there, the environment's own is taken for the same proxy."""
+    """A pickled factory holds no password; the other process takes its own environment's for the same proxy."""
     seen: list[str | None] = []
 
     def handle(exchange: Exchange) -> bool:

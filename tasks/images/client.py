@@ -45,7 +45,7 @@ DEFAULT_WORKERS = 16
 of one interpreter mostly wait for each other."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_QUERY = re.compile(r"\?\S+")  # in an error text, which may repeat what a server says
+_QUERY = re.compile(r"\?\S+")  # in an error text, which may repeat a server's words
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """URL lists in Parquet: one text column, in batches that are bounded by rows and by bytes.
 
 A file of 10 KB can hold gigabytes: a page of one letter packs well, and a value is stored once and named by a million
-rows. So the pages of the column are looked at before the list is read, those that are too large are refused, and the
+rows. So the pages of the column are looked at before the list is read, pages that are too large are refused, and
 batches are as small as the longest values ask for.
 """
 
@@ -138,7 +138,7 @@ def _line(value: Any) -> Line:
 
 
 def _check_footer(raw: IO[bytes]) -> None:
-    """Refuse a footer that is too large; what else is wrong with the end of the file, pyarrow says better."""
+    """Refuse a footer that is too large; pyarrow itself reports all other faults of the end of the file."""
     if raw.seek(0, 2) < 2 * len(_TAIL):
         return
     raw.seek(-2 * len(_TAIL), 2)

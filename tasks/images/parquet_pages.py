@@ -1,6 +1,6 @@
-"""What the pages of one Parquet column hold, by their headers alone: bytes, values and encodings.
+"""The pages of one Parquet column, by their headers alone: bytes, values and encodings.
 
-The sizes in a file's footer are only claims. What a decoder allocates is what the page headers say, so these are read
+The sizes in a file's footer are only claims. A decoder allocates as much as the page headers say, so these are read
 before anything is decoded; the pages themselves are skipped.
 
 Source: PageHeader in parquet.thrift of the Parquet format, in Thrift's compact protocol.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 MAX_LINE_CHARACTERS = 128 * 1024
-"""Longest line that is read; the rest of a longer one is skipped. It is also the csv module's limit for one field."""
+"""Longest line that is read; a longer one is cut there. It is also the csv module's limit for one field."""
 COUNT_BYTES = 1024 * 1024
 """Bytes read at a time while lines are counted."""
 
@@ -23,7 +23,7 @@ class Line:
     """One entry of a list.
 
     Attributes:
-        text: The URL as it stands there, or what could be read of a bad entry. It may hold credentials.
+        text: The URL as it stands there, or the readable part of a bad entry. It may hold credentials.
         problem: Why the entry holds no URL, or None.
     """
 

@@ -23,7 +23,7 @@ LEFT_OUT = "?***"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Schemes that people put into lists. Of any other one nothing is repeated: in `user:password@host` it is the user name.
 _KNOWN_SCHEMES = frozenset({"about", "blob", "data", "file", "ftp", "ftps", "gs", "javascript", "mailto", "s3", "sftp"})
-# What reads as an at-sign: itself, characters that Unicode's NFKC makes one, and escapes of URLs and JSON.
+# All that reads as an at-sign: itself, characters that Unicode's NFKC makes one, and escapes of URLs and JSON.
 _AT_SIGN = re.compile("@|\ufe6b|\uff20|%(?:25)*40|\\\\u(?:0040|fe6b|ff20)", re.IGNORECASE)
 _SCHEME = re.compile(r"\s*https?:[/\\]*", re.IGNORECASE)
 _CONTROL = re.compile("[\x00-\x1f\x7f]")

@@ -70,7 +70,7 @@ def open_list(urls: Sequence[str] | str | Path, *, column: str = "url") -> UrlLi
     try:
         return _open_file(path, suffix, column)
     except (ListError, OSError) as error:
-        # None: the system's own error repeats the path, and whoever logs a traceback logs causes too.
+        # None: the system's own error repeats the path, and a traceback in a log shows causes too.
         raise UsageError(f"The list {shown} cannot be read: {_reason(error)}.") from None
 
 

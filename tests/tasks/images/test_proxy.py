@@ -1,4 +1,4 @@
-"""What a proxy is asked for, and what it never is: it connects out of sight, and may read hosts in a way of its own."""
+"""Requests through a proxy, which connects out of sight and may read hosts in a way of its own."""
 
 from __future__ import annotations
 
