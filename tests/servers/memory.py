@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 STATUS = Path("/proc/self/status")
-PATIENCE_S = 240
+PATIENCE_S = 280
 
 # `prepare` and `work` come from the test. Writing 5 sets the peak back to the memory in use (proc_pid_clear_refs(5)).
 PROGRAM = """
