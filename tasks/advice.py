@@ -42,7 +42,7 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "not_an_image": _BYTES,
         "decode_error": "The file is damaged where it comes from, or was cut on the way. " + _AGAIN,
         "format_not_allowed": "If you want this format, add it to the formats to keep.",
-        "too_many_pixels": "If you trust the source, raise `max_pixels`.",
+        "too_many_pixels": "If you trust the source, raise `max_pixels`, unless the sentence names the memory.",
         "too_many_frames": "If you trust the source, raise `max_frames`.",
         "too_small": "If you want images of that size, lower `min_side_px`.",
         # tables

@@ -13,9 +13,10 @@ from prefect.cache_policies import NO_CACHE
 
 from prefect_fanout import worker_resource
 from prefect_fanout.tasks.images.body import Body
-from prefect_fanout.tasks.images.checks import ContentError, inspect
+from prefect_fanout.tasks.images.checks import inspect
 from prefect_fanout.tasks.images.client import Client, ClientFactory
 from prefect_fanout.tasks.images.failure import FetchError
+from prefect_fanout.tasks.images.formats.structure import ContentError
 from prefect_fanout.tasks.images.name import file_name, url_hash
 from prefect_fanout.tasks.images.options import ImageOptions
 from prefect_fanout.tasks.images.retry import delay_before_retry
@@ -75,7 +76,7 @@ def download_image(item: Item, plan: Plan, client: Client, *, pause: Callable[[f
     with closing(Body(f"{plan.run}/{folder}")) as body:
         try:
             _fetch(item.target, plan.options, client, body, row, pause or plan.clients.pause)
-            facts = inspect(body.open(), plan.options)
+            facts = inspect(body.open(), plan.options, stopped=lambda: plan.clients.pause(0))
         except (FetchError, ContentError) as error:
             failed(row, error.kind, str(error))
         else:

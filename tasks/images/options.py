@@ -43,10 +43,17 @@ class ImageOptions(BaseModel):
         retry_wait_cap_s: Longest wait between two tries when the server names none.
         retry_after_cap_s: Longest Retry-After that is waited for; a longer one ends the item.
         retry_limit_s: No retry starts later than this many seconds after the item's first try.
-        verify: "header" reads the header and looks for the end of the data (JPEG and WebP) or checks every checksum
-            (PNG), and decodes the other formats; it finds every file that was cut. "full" decodes them all.
+        verify: Both levels find every cut, in whichever frame it is. "header" walks to the end of a PNG, with all
+            checksums, of a WebP, of a GIF, and of a JPEG and the pictures that its multi-picture index lists; it
+            decodes BMP, all pages of a TIFF, and the first frame of a GIF or an AVIF. It does not find damage inside a
+            JPEG or a WebP, nor inside a later frame of a GIF or an AVIF. "full" decodes every frame of every format,
+            a JPEG at an eighth of its size; libjpeg passes over most damage inside. Neither level looks at data behind
+            a JPEG that no index lists (films, previews, gain maps that only XMP names), misses a listed picture that is
+            gone altogether, as editors drop them, or asks for the trailer of a GIF of one frame.
         formats: Formats that are kept, by Pillow's names.
-        max_pixels: Largest width x height, checked from the header, before anything is decoded.
+        max_pixels: Largest width x height of every frame, checked before anything is decoded. All checks together take
+            1 GiB of memory at most, and decoding one file computes 50 times as many pixels at most: an image that
+            needs more is refused, too.
         min_side_px: Smallest width and height that is kept; 2 drops tracking pixels.
         max_frames: Most frames of an animated image.
     """

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import io
-import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_fanout.tasks.images.checks import ContentError, DecodeMemory, inspect
-from prefect_fanout.tasks.images.gif import frames_at_least
+from prefect_fanout.tasks.images.checks import inspect
+from prefect_fanout.tasks.images.deadline import Stopped
+from prefect_fanout.tasks.images.formats.structure import ContentError
 from prefect_fanout.tasks.images.options import DEFAULT_FORMATS, ImageOptions
-from servers.pictures import gif_of_frames, picture
+from servers.pictures import animation, picture, refusal_of
 
 HEADER, FULL = ImageOptions(verify="header"), ImageOptions(verify="full")
 EVERYTHING = ImageOptions(formats=frozenset({*DEFAULT_FORMATS, "TIFF"}))
-
-
-def kind_of(data: bytes, options: ImageOptions) -> str | None:
-    """Why some bytes are not wanted, or None."""
-    try:
-        inspect(io.BytesIO(data), options)
-    except ContentError as error:
-        return error.kind
-    return None
 
 
 @pytest.mark.parametrize("format", sorted(EVERYTHING.formats))
@@ -84,28 +75,7 @@ def test_tiny_jpegs_are_decoded(side: int) -> None:
 def test_the_pixel_limit(extra: int, kind: str | None) -> None:
     """An image of max_pixels is taken, one pixel more is not."""
     options = ImageOptions(max_pixels=30 * 20 + extra)
-    assert kind_of(picture("PNG", (30, 20)), options) == kind
-
-
-@pytest.mark.parametrize("frames", [0, 1, 2, 50])
-def test_counting_gif_frames(frames: int) -> None:
-    """Frames are counted up to the number asked for."""
-    data = io.BytesIO(gif_of_frames(frames))
-    assert frames_at_least(data, frames)
-    assert not frames_at_least(data, frames + 1)
-
-
-def test_counting_frames_of_real_and_broken_gifs() -> None:
-    """Extensions and colour tables are stepped over, and a file that breaks off ends the count."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    images = [Image.new("RGB", (9, 9), (60 * number, 0, 0)) for number in range(4)]
-    images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=50, loop=0, comment=b"hello")
-    assert frames_at_least(out, 4)
-    assert not frames_at_least(out, 5)
-    for cut in range(len(out.getvalue())):
-        frames_at_least(io.BytesIO(out.getvalue()[:cut]), 100)
+    assert refusal_of(picture("PNG", (30, 20)), options) == kind
 
 
 @pytest.mark.parametrize(("limit", "kind"), [(2, "too_many_frames"), (3, None), (4, None)])
@@ -117,7 +87,7 @@ def test_the_frame_limit(format: str, limit: int, kind: str | None) -> None:
     out = io.BytesIO()
     images = [Image.new("RGB", (16, 16), (80 * number, 0, 0)) for number in range(3)]
     images[0].save(out, format, save_all=True, append_images=images[1:], duration=50)
-    assert kind_of(out.getvalue(), ImageOptions(max_frames=limit)) == kind
+    assert refusal_of(out.getvalue(), ImageOptions(max_frames=limit)) == kind
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,25 +97,17 @@ def test_damage_anywhere_is_a_content_error_or_nothing(data: st.DataObject) -> N
     whole = bytearray(picture(data.draw(st.sampled_from(sorted(EVERYTHING.formats))), (24, 24)))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    assert kind_of(bytes(whole), EVERYTHING) != ""
+    assert refusal_of(bytes(whole), EVERYTHING) != ""
 
 
-def test_decoding_waits_for_memory() -> None:
-    """Two images that do not fit together are decoded one after the other; an oversized one goes alone."""
-    memory = DecodeMemory(100)
-    inside, order = threading.Event(), []
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_stopped_run_ends_the_decoding(calls: int) -> None:
+    """An animation is not decoded to its end when the run is stopped, and the image is not to blame."""
+    left = iter(range(calls))
 
-    def second() -> None:
-        inside.wait()
-        with memory.taken(60):
-            order.append("second")
+    def stopped() -> None:
+        if next(left) == calls - 1:
+            raise Stopped("stopped")
 
-    thread = threading.Thread(target=second)
-    thread.start()
-    with memory.taken(1000):
-        inside.set()
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
-    with memory.taken(0), memory.taken(100):
-        pass
+    with pytest.raises(Stopped):
+        inspect(io.BytesIO(animation("GIF", 3)), FULL, stopped=stopped)
