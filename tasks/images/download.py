@@ -26,7 +26,11 @@ from prefect_fanout.tasks.run_directory import storage_failure
 IMAGES_FOLDER = "images"
 """Folder of the images in the run directory."""
 FLAT_FILES = 10_000
-"""A longer list is spread over 256 folders: file managers and many tools are slow with more files in one."""
+"""A longer list is spread over 256 folders: file managers and many tools are slow with more files in one. When a run
+goes on with a longer list, the images that are there stay where they are."""
+SPREAD_FOLDER = "files"
+"""Folder in each of the 256: Hugging Face `datasets` takes the name of an image's folder for its label, unless all
+have the same."""
 
 
 class Plan:
@@ -47,7 +51,7 @@ class Plan:
 
     def folder(self, key: str) -> str:
         """Folder of an item's image, relative to the run directory. A text: a Path takes longer than a hash."""
-        return f"{IMAGES_FOLDER}/{url_hash(key)[:2]}" if self.spread else IMAGES_FOLDER
+        return f"{IMAGES_FOLDER}/{url_hash(key)[:2]}/{SPREAD_FOLDER}" if self.spread else IMAGES_FOLDER
 
 
 @task(name="download", cache_policy=NO_CACHE, persist_result=False)
@@ -99,7 +103,7 @@ def make_folders(plan: Plan) -> None:
         folder.mkdir(exist_ok=True)
         if plan.spread:
             for number in range(256):
-                (folder / f"{number:02x}").mkdir(exist_ok=True)
+                (folder / f"{number:02x}" / SPREAD_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_failure("The folder of the images", folder, error) from error
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from markdown_it import MarkdownIt
 from prefect import flow
@@ -180,6 +182,21 @@ def test_fresh_keeps_a_users_own_files_and_the_page_names_them(site: FaultServer
     assert pictures_in(run) == {"images/my_notes.txt", *read_ledger(run)["path"]}
     assert (run / "images" / "my_notes.txt").read_text() == "mine"
     assert "--fresh left 1 file in place" in (run / "report.html").read_text()
+
+
+def test_a_file_name_in_the_ledger_is_never_computed_again(site: FaultServer, tmp_path: Path) -> None:
+    """An image keeps the name that its row has, whatever name this version would give it; a longer list adds to it."""
+    run, urls = tmp_path / "run", urls_of(site)
+    download_images(urls[:1], str(run), options())
+    table = pq.read_table(run / "ledger.parquet")
+    (path,) = table["path"].to_pylist()
+    (run / path).rename(run / "images" / "train-old.jpg")
+    column = table.schema.get_field_index("path")
+    table = table.set_column(column, table.schema.field(column), pa.array(["images/train-old.jpg"]))
+    pq.write_table(table, run / "ledger.parquet")
+    assert download_images(urls, str(run), options(retry_failed=True))["skipped"] == 1
+    assert read_ledger(run)["path"].iloc[0] == "images/train-old.jpg"
+    assert_reconciled(run, 25)
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv"])

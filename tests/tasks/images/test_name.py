@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,36 @@ from prefect_fanout.tasks.images.name import file_name
 def test_names_are_readable_and_safe(url: str, base: str) -> None:
     """A name is what the URL calls the picture, made safe, a hash, and the true extension."""
     assert re.fullmatch(re.escape(base) + r"-[0-9a-f]{16}\.webp", file_name(url, ".webp"))
+
+
+@pytest.mark.parametrize(
+    ("words", "base"),
+    [
+        ("steam-train", "steam-train~"),
+        ("train", "train~"),
+        ("dev.val 3test_eval", "dev~.val~_3test~_eval~"),
+        ("training-validation", "training~-validation~"),
+        ("2valid2testing2evaluation2", "2valid~2testing~2evaluation~2"),
+        ("train-train", "train~-train~"),
+        ("trainer-latest-devil-contest", "trainer-latest-devil-contest"),
+        ("Train-TEST", "Train-TEST"),
+        ("train,val", "train,val"),
+        ("\u0663test\u0664", "\u0663test\u0664"),
+        ("~train~", "train~"),
+        ("~", "image"),
+    ],
+)
+def test_words_for_splits_are_marked(words: str, base: str) -> None:
+    """A word that `datasets` would take for a split gets a mark; other words, in capitals too, stay as they are."""
+    assert re.fullmatch(
+        re.escape(base) + r"-[0-9a-f]{16}\.jpg", file_name(f"http://example.org/{quote(words)}", ".jpg")
+    )
+
+
+def test_a_word_that_is_left_by_cutting_is_marked() -> None:
+    """The mark comes after the name is cut, and names with as many marks as possible stay below the limits."""
+    assert file_name(f"http://example.org/{'x' * 94}-training", ".jpg").startswith(f"{'x' * 94}-train~-")
+    assert len(file_name(f"http://example.org/{'dev-' * 99}", ".jpg").encode()) <= 150
 
 
 def test_long_names_are_cut_at_a_character() -> None:
