@@ -198,7 +198,7 @@ def _open_and_decode(
         if frames == "none":
             pass
         elif name == "JPEG":
-            _decode_jpegs(file, structure, stopped)
+            _decode_jpegs(file, image, structure, stopped)
         else:
             for number in range(count if frames == "every" else 1):
                 stopped()
@@ -218,12 +218,13 @@ def _check_pixels(image: ImageFile, structure: Structure) -> None:
         raise damaged(image.format or "image", f"it has {width} x {height} pixels, more than it announces")
 
 
-def _decode_jpegs(file: IO[bytes], structure: Structure, stopped: Callable[[], object]) -> None:
+def _decode_jpegs(file: IO[bytes], image: ImageFile, structure: Structure, stopped: Callable[[], object]) -> None:
     """Decode a JPEG, and the pictures that follow it as files of their own, at an eighth of their size."""
     for start in structure.starts:
         stopped()
-        file.seek(start)
-        image = JpegImagePlugin.JpegImageFile(file)
-        image.tile = [image.tile[0]._replace(offset=start)]
+        if start:
+            file.seek(start)
+            image = JpegImagePlugin.JpegImageFile(file)
+            image.tile = [image.tile[0]._replace(offset=start)]
         image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()

@@ -29,10 +29,11 @@ BYTES_PER_PIXEL = 8
 PARSE_COPIES = 4
 """Copies of the segments that Pillow keeps: the segment, its place in a list, and the profile or Exif data joined."""
 
-_EOI, _SOS = 0xD9, 0xDA
+_EOI, _SOS, _DQT, _APP1, _APP2 = 0xD9, 0xDA, 0xDB, 0xE1, 0xE2
 _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}
 _WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}
 """As Pillow has it: not JPG and JPG0 to JPG13, though they carry a length in the standard."""
+_STEPPED_OVER = _WITH_LENGTH - _FRAME_HEADERS - {_SOS, _DQT, _APP1, _APP2}
 _SEGMENT_BYTES = 65_535
 MAX_PARSED_SEGMENTS = MAX_EXIF_BYTES // _SEGMENT_BYTES
 """Segments of Exif data, and of quantization tables, that Pillow goes through number by number. It joins those of Exif
@@ -111,7 +112,7 @@ def _structure(data: Data, headers: list[_Header], options: ImageOptions) -> Str
 def _header(data: Data, start: int, parts: int) -> _Header:
     """Walk from the start of a picture to its first scan, exactly as Pillow's parser goes, junk included.
 
-    This runs for every JPEG, so what most segments need comes first.
+    This runs for every JPEG, so the segments that are only stepped over come first.
     """
     position, code = start + 2, 0
     width = skipped = listing = exif = tables = 0
@@ -119,33 +120,38 @@ def _header(data: Data, start: int, parts: int) -> _Header:
     try:
         while code != _SOS:
             code = data[position + 1] if data[position] == 0xFF else 0xFF
-            if code == 0xFF or code == 0:
+            if code in _STEPPED_OVER:
+                length = data[position + 2] << 8 | data[position + 3]
+                position += 2 + length if length > 2 else 4
+            elif code == 0xFF or code == 0:
                 marker = _next_marker(data, position) if code else position + 2
                 skipped += marker - position
                 if skipped > MAX_SKIPPED_BYTES:
                     raise damaged("JPEG", "more junk before its picture than any real one has")
                 position = marker
                 continue
-            if code in _WITH_LENGTH:
+            elif code in _WITH_LENGTH:
                 length = data[position + 2] << 8 | data[position + 3]
                 if code in _FRAME_HEADERS:
                     if height >= 0 or length != 8 + 3 * data[position + 9]:
                         raise damaged("JPEG", "its frame header is wrong or there twice")
                     height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-                elif code == 0xE1:
+                elif code == _APP1:
                     exif += data[position + 4 : position + 10] == b"Exif\0\0"
-                elif code == 0xDB:
-                    tables += 1
-                elif code == 0xE2 and data[position + 4 : position + 8] == b"MPF\0":
+                    check_parts(exif, "JPEG", "segments of Exif data", MAX_PARSED_SEGMENTS)
+                elif code == _APP2 and data[position + 4 : position + 8] == b"MPF\0":
                     listing = position + 8
-                position += length if length > 2 else 2
-            elif code < 0xC0:
+                elif code == _DQT:
+                    tables += 1
+                    check_parts(tables, "JPEG", "segments of tables", MAX_PARSED_SEGMENTS)
+                position += 2 + length if length > 2 else 4
+            elif code >= 0xC0:
+                position += 2
+            else:
                 raise damaged("JPEG", "no marker found")
-            position += 2
             parts += 1
-            if parts > MAX_PARTS or exif > MAX_PARSED_SEGMENTS or tables > MAX_PARSED_SEGMENTS:
+            if parts > MAX_PARTS:
                 check_parts(parts, "JPEG", "segments before its picture")
-                check_parts(max(exif, tables), "JPEG", "segments of Exif data or of tables", MAX_PARSED_SEGMENTS)
     except IndexError:
         raise cut_off("JPEG", "it ends before its picture") from None
     return _Header(start, width, height, position, parts, listing)
