@@ -278,7 +278,12 @@ def test_no_damage_ends_a_walk_otherwise(data: st.DataObject) -> None:
 
 
 def damaged_at_the_end(format: str) -> bytes:
-    """An animation, or several pages, whose last frame begins with rubbish."""
+    """An animation, several pages or several pictures, the last of which begins with rubbish."""
+    if format == "JPEG":
+        last = bytearray(picture(size=BIG))
+        tables = last.index(b"\xff\xc4") + 5
+        last[tables : tables + 16] = b"\xff" * 16
+        return multi_picture(picture(), bytes(last))
     saving: dict[str, dict[str, Any]] = {"TIFF": {"compression": "tiff_deflate"}, "WEBP": {"lossless": True}}
     data = bytearray(animation(format, 3, **saving.get(format, {})))
     sizes = data.find(b"stsz")
@@ -292,7 +297,9 @@ def damaged_at_the_end(format: str) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(("format", "kept"), [("GIF", True), ("WEBP", True), ("AVIF", True), ("TIFF", False)])
+@pytest.mark.parametrize(
+    ("format", "kept"), [("GIF", True), ("WEBP", True), ("AVIF", True), ("JPEG", True), ("TIFF", False)]
+)
 def test_damage_in_the_last_frame_is_found_by_decoding_all(format: str, kept: bool) -> None:
     """verify="full" decodes every frame; "header" does so for TIFF only."""
     header, full = (case.values[0] for case in BOTH)
