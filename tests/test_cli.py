@@ -402,7 +402,7 @@ def test_nothing_of_a_list_or_a_server_can_command_a_terminal(tmp_path: Path, en
         (tmp_path / name).write_text("".join(json.dumps({"url": url}) + "\n" for url in urls), encoding="utf-8")
         code, shown = run_on_terminal("images", name, *SITE, cwd=tmp_path, environment=environment)
     text = _assert_neutral(shown)
-    assert code == 3, text
+    assert code == 1, text
     assert "PWNED" in text
     assert "404 \ufffd]0;PWNED" in text
     assert MARKUP in text, "shown as it is, not taken for a link"
