@@ -29,17 +29,16 @@ LOG_LINES_SHOWN = 5
 # Nothing may leave the machine and no optional call may slow a run; a variable that the user has set wins.
 OFFLINE_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
 
 # The server records task runs one by one otherwise, and refuses on SQLite the flow run that begins meanwhile ("database
-# is locked"): the second run of a command would wait two seconds before it asks again. Seconds, and task runs.
+# is locked"): the second run of a command would wait two seconds before it asks again. Task runs, and seconds: whole
+# ones, because Prefect 3.8.8 cuts off the fraction, and its recorder takes a whole core when 0 is left.
 RECORDER_SETTINGS = {
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 
 _addresses: set[str] = set()
@@ -72,7 +71,7 @@ def start_local_server(home: Path) -> str:
             stdout=subprocess.PIPE,
             stderr=log,
             # PYTHONSAFEPATH: a checkout as the current folder must not come before the installed package.
-            env={**RECORDER_SETTINGS, **os.environ, "PREFECT_HOME": str(home), "PYTHONSAFEPATH": "1"},
+            env={**os.environ, **RECORDER_SETTINGS, "PREFECT_HOME": str(home), "PYTHONSAFEPATH": "1"},
             start_new_session=True,
         )
     # Registered with atexit, which runs after Prefect's own workers have sent their last events and logs.

@@ -20,7 +20,6 @@ TIMEOUT_S = 30.0
 # Nothing leaves the machine, and no call is made that is not part of the work.
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # The line that is counted is a warning; a quieter setting of the user's would hide it.
