@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prefect_fanout._errors import RunFailed
-from prefect_fanout._local_server import OFFLINE_SETTINGS, is_local_server, start_local_server
+from prefect_fanout._local_server import OFFLINE_SETTINGS, PRIVATE_FOLDER, is_local_server, start_local_server
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 # Settings that lead to a server or a database outside a folder that is to hold everything.
@@ -42,9 +42,8 @@ def connect(home: Path | None = None) -> str:
         The address of the API.
 
     Raises:
-        RunFailed: The server that is named does not answer, or the one to start did not start.
+        RunFailed: The server that is named cannot be used, or the one to start did not start.
     """
-    from prefect.client.orchestration import get_client
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
@@ -53,24 +52,44 @@ def connect(home: Path | None = None) -> str:
     if home is not None:
         for name in ELSEWHERE:
             os.environ.pop(name, None)
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         os.environ["PREFECT_HOME"] = str(home)
         os.environ["PREFECT_PROFILE"] = "ephemeral"
     refresh_global_settings_context()
     configured: str | None = PREFECT_API_URL.value()
     if configured is not None:
-        with get_client(sync_client=True) as client:
-            problem = client.api_healthcheck()
-        if problem is not None:
-            raise RunFailed(
-                f"The Prefect server at {configured} does not answer: {problem}. Start it, or unset PREFECT_API_URL "
-                "(and `prefect config unset PREFECT_API_URL`) to let the command bring its own."
-            ) from problem
+        if not is_local_server(configured):
+            _check(configured)
         return configured
-    address = start_local_server(PREFECT_HOME.value())
-    os.environ["PREFECT_API_URL"] = address
+    os.environ.update(start_local_server(PREFECT_HOME.value()))
     refresh_global_settings_context()
-    return address
+    return os.environ["PREFECT_API_URL"]
+
+
+def _check(address: str) -> None:
+    """Raise a `RunFailed` unless the server at `address` answers and accepts this process as a client."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+        if problem is None:
+            try:
+                client.read_flows(limit=1)  # /health is open to everyone: it says nothing about the password
+            except (httpx.HTTPError, ValueError) as error:  # ValueError: the answer is not that of a Prefect server
+                problem = error
+    if problem is None:
+        return
+    if isinstance(problem, httpx.HTTPStatusError) and problem.response.status_code == httpx.codes.UNAUTHORIZED:
+        raise RunFailed(
+            f"The Prefect server at {address} asks for a password, and PREFECT_API_AUTH_STRING does not hold it. "
+            "Set it to the string that the server was started with (for Prefect Cloud, set PREFECT_API_KEY)."
+        ) from problem
+    reason = str(problem).partition("\n")[0]  # httpx goes on with a link to a page about the status
+    raise RunFailed(
+        f"The Prefect server at {address} cannot be used: {reason}. Start it, or unset PREFECT_API_URL "
+        "(and `prefect config unset PREFECT_API_URL`) to let the command bring its own."
+    ) from problem
 
 
 @contextmanager

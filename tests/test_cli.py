@@ -427,10 +427,17 @@ def test_the_name_of_a_csv_file_cannot_command_a_terminal(tmp_path: Path, enviro
 
 
 def test_without_a_server_the_command_brings_its_own_and_ends_it(tmp_path: Path) -> None:
-    """Without PREFECT_API_URL a server is started below PREFECT_HOME, and no process of it is left."""
+    """Without PREFECT_API_URL a server is started below PREFECT_HOME, and no process of it is left.
+
+    Its password is its own, whatever the user has set for another server.
+    """
     home = tmp_path / "home"
     environment: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name.startswith("PREFECT_"))
-    environment["PREFECT_HOME"] = str(home)
+    environment |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_AUTH_STRING": "a:b",
+        "PREFECT_API_AUTH_STRING": "c:d",
+    }
     process = start_fanout(
         ["csv", _table(tmp_path, "table.csv"), "--out", "run"], cwd=tmp_path, environment=environment
     )
