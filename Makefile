@@ -29,35 +29,6 @@ export DO_NOT_TRACK := 1
 # `make ui` keeps everything it needs here: the server's database, the logs, and the folder that the worker runs in.
 UI_HOME := $(CURDIR)/.prefect
 UI_PORT ?= 4200
-define UI_SCRIPT
-set -eu
-export PREFECT_HOME="$(UI_HOME)" PREFECT_PROFILE=ephemeral PREFECT_API_URL="http://127.0.0.1:$(UI_PORT)/api"
-export PREFECT_SERVER_UI_API_URL="$$PREFECT_API_URL" PREFECT_SERVER_ANALYTICS_ENABLED=false
-mkdir -p "$(UI_HOME)/work"
-server="" worker=""
-# The worker first: one that is told to end when its server is gone waits for the server.
-trap 'trap - EXIT INT TERM; for child in $$worker $$server; do kill $$child || :; wait $$child || :; done; echo "Stopped."' EXIT
-trap 'exit 130' INT TERM
-"$(BIN)/prefect" server start --host 127.0.0.1 --port $(UI_PORT) > "$(UI_HOME)/server.log" 2>&1 & server=$$!
-until "$(BIN)/python" -c "import urllib.request; urllib.request.urlopen('$$PREFECT_API_URL/health')" 2>/dev/null; do
-	kill -0 $$server 2>/dev/null || { tail "$(UI_HOME)/server.log" >&2; echo "The server did not start. Is port $(UI_PORT) taken? Try: make ui UI_PORT=4201" >&2; exit 1; }
-	sleep 0.5
-done
-"$(BIN)/prefect" work-pool create fanout --type process --overwrite > "$(UI_HOME)/deploy.log" 2>&1
-"$(BIN)/prefect" --no-prompt deploy --all --prefect-file deployments/prefect.yaml >> "$(UI_HOME)/deploy.log" 2>&1 || { cat "$(UI_HOME)/deploy.log" >&2; exit 1; }
-"$(BIN)/python" -c "from pathlib import Path; from prefect_fanout._demo_tables import write_demo_tables; write_demo_tables(Path('$(UI_HOME)/work/incoming'))"
-cp examples/wikimedia.txt "$(UI_HOME)/work/images.txt"
-cd "$(UI_HOME)/work"
-# A shell has what it starts with & ignore SIGINT, which is what a worker that gets SIGTERM sends itself to end.
-"$(BIN)/python" -c "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])" \
-	"$(BIN)/prefect" worker start --pool fanout > "$(UI_HOME)/worker.log" 2>&1 & worker=$$!
-echo
-echo "Prefect's UI, with both deployments and a worker:  http://127.0.0.1:$(UI_PORT)"
-echo "Choose Deployments, then Run > Quick run. ingest-csv has ten demo files; download-images needs the internet."
-echo "Runs are written to .prefect/work/runs, logs to .prefect. Ctrl-C stops everything."
-wait
-endef
-export UI_SCRIPT
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -88,8 +59,8 @@ format: setup ## Sort the imports and format
 bench: setup ## Run every benchmark beside its peers (minutes); ARGS="--markdown docs/performance.md" keeps the figures
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-ui: setup ## Start a server, both deployments and a worker; open the address that is printed, end with Ctrl-C
-	@sh -c "$$UI_SCRIPT"
+ui: setup ## Start a server, both deployments and a worker; log in at the printed address, end with Ctrl-C
+	@exec $(BIN)/python deployments/ui.py --home "$(UI_HOME)" --port $(UI_PORT)
 
 lock: ## Renew requirements/dev.txt from the bounds in pyproject.toml
 	rm -rf build/lock-venv

@@ -63,6 +63,14 @@ def ask(
         connection.close()
 
 
+def is_up(api: str) -> bool | None:
+    """Return True once the server answers, and None before."""
+    try:
+        return ask(api, "/health")[0] == 200 or None
+    except OSError:
+        return None
+
+
 def login(password: str) -> dict[str, str]:
     """Return the header that proves a password."""
     return {"Authorization": f"Basic {b64encode(password.encode()).decode()}"}
