@@ -2,15 +2,21 @@
 
     python deployments/serve.py
 
-The process makes the deployments `download-images/served` and `ingest-csv/served`, waits for their runs, by schedule or
-by hand, and starts each in a process of its own. Relative paths are relative to the folder in which it was started.
-When it is stopped it pauses the schedules; when it is started again they go on.
+It needs a Prefect server: the address of its API in PREFECT_API_URL, its password in PREFECT_API_AUTH_STRING. There the
+process makes the deployments `download-images/served` and `ingest-csv/served`, waits for their runs, by schedule or by
+hand, and starts each in a process of its own. Relative paths are relative to the folder in which it was started. When
+it is stopped it pauses the schedules; when it is started again they go on.
+
+Exit code 2: no server is named.
 """
+
+import sys
 
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
+from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from prefect_fanout.flows.download_images import download_images
@@ -22,6 +28,14 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 def main() -> None:
     """Serve both flows until the process is stopped."""
+    if PREFECT_API_URL.value() is None:
+        # Prefect would start a server that ends with this process, and that asks nobody for a password.
+        print(
+            "Set PREFECT_API_URL to the address of a running Prefect server, and PREFECT_API_AUTH_STRING to its "
+            "password.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     images = RunnerDeployment.from_flow(
         download_images,
         name="served",

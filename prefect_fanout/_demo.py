@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from prefect_fanout._connection import connect
 from prefect_fanout._demo_site import demo_site
 from prefect_fanout._demo_tables import BAD_ROWS, FILES, ROWS_PER_FILE, write_demo_tables
 from prefect_fanout._finished import Finished
+from prefect_fanout._local_server import new_password
 from prefect_fanout._terminal import Terminal
 
 Pipeline = Callable[[Terminal, list[str], Path, Mapping[str, object]], Finished]
@@ -65,7 +67,7 @@ def run_demo(terminal: Terminal, out: Path, run_images: Pipeline, run_csv: Pipel
             ("", out / "tables" / "report.html"),
         ]
     )
-    terminal.note(f"\n  Both runs in Prefect's UI:  PREFECT_HOME={home} {_prefect_command()} server start")
+    terminal.note(_ui_note(home, new_password()))
     if surprises := find_surprises(images, tables):
         terminal.error("The demo did not come out as planned. " + " ".join(surprises))
         return False
@@ -96,6 +98,19 @@ def _rejected_rows(folder: Path) -> list[tuple[str, str, str]]:
         row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path, columns=columns).to_pylist()
     ]
     return [(row["reason"], f"{Path(row['file']).name}, line {row['line']:,}", row["message"]) for row in rows]
+
+
+def _ui_note(home: Path, password: str) -> str:
+    """Return the command that starts a server with Prefect's UI for both runs, and the password to log in with."""
+    address = "http://127.0.0.1:4200"
+    return f"""
+  Both runs in Prefect's UI, at {address} with the password {password}
+
+    PREFECT_HOME={shlex.quote(str(home))} PREFECT_API_URL={address}/api \\
+      PREFECT_API_AUTH_STRING={password} \\
+      PREFECT_SERVER_API_AUTH_STRING={password} \\
+      PREFECT_SERVER_CORS_ALLOWED_ORIGINS={address} \\
+      {shlex.quote(_prefect_command())} --no-prompt server start"""
 
 
 def _prefect_command() -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import urllib.error
 import urllib.request
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -17,25 +20,43 @@ from prefect_fanout._demo_site import IMAGE_NAMES, demo_site
 from prefect_fanout._demo_tables import BAD_ROWS, COLUMNS, FILES, ROWS_PER_FILE, write_demo_tables
 from prefect_fanout._finished import Finished
 from prefect_fanout.tasks.ledger import read_ledger
+from servers.closed import ask, is_up, login, open_to_a_page
 from servers.command import run_fanout
+from servers.deployed import in_background
+from servers.process import free_port
 
 # Settings of someone who uses another server: the demo must not care.
 ELSEWHERE = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
 
 
-def test_the_demo_finds_what_was_planted_twice_in_a_row(tmp_path: Path) -> None:
-    """Both demos exit with 0 and tell the whole story also in a pipe; files, ledgers, rejects and reports are there."""
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What two demos in the same folder have left there, and what the second has printed."""
+
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Two demos, one after the other."""
+    folder = tmp_path_factory.mktemp("demo")
     for _ in range(2):
-        done = run_fanout("demo", cwd=tmp_path, environment=ELSEWHERE)
+        done = run_fanout("demo", cwd=folder, environment=ELSEWHERE)
         assert (done.returncode, done.stderr) == (0, "")
-    told = " ".join(done.stdout.split())
+    return Demo(folder=folder, printed=done.stdout)
+
+
+def test_the_demo_finds_what_was_planted_twice_in_a_row(demo: Demo) -> None:
+    """Both demos exit with 0 and tell the whole story also in a pipe; files, ledgers, rejects and reports are there."""
+    told = " ".join(demo.printed.split())
     assert "24 items 20 ok 3 failed 1 duplicate" in told
     assert "10 items 10 ok" in told
     assert all(kind in told for kind in ("decode_error", "http_4xx", "not_an_image"))
     assert all(place in told for place in ("images/report.html", "tables/data", "tables/rejects", "ledger.parquet"))
     assert "planted faults" in told
 
-    out = tmp_path / "fanout-demo"
+    out = demo.folder / "fanout-demo"
     ledger = read_ledger(out / "images")
     assert ledger["status"].value_counts().to_dict() == {"ok": 20, "failed": 3, "duplicate": 1}
     for path in ledger.loc[ledger["status"] == "ok", "path"]:
@@ -47,6 +68,20 @@ def test_the_demo_finds_what_was_planted_twice_in_a_row(tmp_path: Path) -> None:
     rejects = pd.concat([pd.read_parquet(path) for path in (out / "tables" / "rejects").glob("*.parquet")])
     assert {raw.decode() for raw in rejects["raw"]} == {line for lines in BAD_ROWS.values() for line in lines}
     assert all((out / run / "report.html").is_file() for run in ("images", "tables"))
+
+
+def test_the_command_for_the_ui_starts_a_server_that_only_its_reader_can_use(demo: Demo) -> None:
+    """The printed line, as it is, starts a server with all runs of the demo, which answers only to the new password."""
+    (command,) = re.findall(r"^ +PREFECT_HOME=(?:.+\\\n)+.+ start$", demo.printed, re.MULTILINE)
+    (password,) = re.findall(r"with the password (\S+)$", demo.printed, re.MULTILINE)
+    port = free_port()
+    command = f"{command.replace('4200', str(port))} --port {port}"
+    api = f"http://127.0.0.1:{port}/api"
+    with in_background(["sh", "-c", command], log=demo.folder / "server.log", environment=os.environ) as server:
+        server.look_until(partial(is_up, api), "The start of the server")
+        assert open_to_a_page(api) == []
+        status, _, count = ask(api, "/flow_runs/count", method="POST", body={}, headers=login(password))
+    assert (status, count) == (200, b"4")
 
 
 def test_a_demo_in_a_folder_of_someone_else_touches_nothing(tmp_path: Path) -> None:

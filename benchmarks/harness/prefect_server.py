@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -42,6 +44,7 @@ class PrefectServer:
     port: int
     pid: int
     log: Path
+    password: str = field(repr=False)
     environment: Mapping[str, str] = field(repr=False)
 
     def dropped(self) -> int:
@@ -64,7 +67,9 @@ class PrefectServer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
         try:
             body = json.dumps({"task_runs": wanted})
-            connection.request("POST", "/api/task_runs/count", body, {"Content-Type": "application/json"})
+            proof = f"Basic {base64.b64encode(self.password.encode()).decode()}"
+            headers = {"Content-Type": "application/json", "Authorization": proof}
+            connection.request("POST", "/api/task_runs/count", body, headers)
             return int(connection.getresponse().read())
         finally:
             connection.close()
@@ -79,12 +84,17 @@ def prefect_server(home: Path) -> Iterator[PrefectServer]:
     """
     home.mkdir(parents=True)
     port = free_port()
+    password = f"benchmark:{secrets.token_urlsafe(32)}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {
         **inherited,
         **SETTINGS,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        # Every user and every web page of this machine can reach the port.
+        "PREFECT_API_AUTH_STRING": password,
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         # A checkout as the current folder must not come before the installed package.
         "PYTHONSAFEPATH": "1",
@@ -101,7 +111,7 @@ def prefect_server(home: Path) -> Iterator[PrefectServer]:
             connection.close()
 
     with background(command, log, answers, environment) as process:
-        yield PrefectServer(port=port, pid=process.pid, log=log, environment=environment)
+        yield PrefectServer(port=port, pid=process.pid, log=log, password=password, environment=environment)
 
 
 def _cpu_s(pid: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,21 +11,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from servers.deployed import IMPATIENT_SETTINGS, POOL, PREFECT, ROOT, Background, Deployed
 from servers.prefect_server import prefect_server_process
 
+# A worker runs commands for the clients of its server, so nobody else may be one, not even for the minute of a test.
+PASSWORD = f"tests:{secrets.token_urlsafe(32)}"
+
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """A server with its own home, database and port, a process pool, and both pipelines deployed to it."""
+    """A server with its own home, database, port and password, a process pool, and both pipelines deployed to it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name, value in IMPATIENT_SETTINGS.items():
             monkeypatch.setenv(name, value)
         with (
-            prefect_server_process(tmp_path_factory.mktemp("prefect")) as server,
-            temporary_settings(updates={PREFECT_API_URL: server.api_url, PREFECT_HOME: server.home}),
+            prefect_server_process(tmp_path_factory.mktemp("prefect"), password=PASSWORD) as server,
+            temporary_settings(
+                updates={PREFECT_API_URL: server.api_url, PREFECT_API_AUTH_STRING: PASSWORD, PREFECT_HOME: server.home}
+            ),
             get_client(sync_client=True) as client,
         ):
             deployed = Deployed(server=server, folder=tmp_path_factory.mktemp("worker"), client=client)

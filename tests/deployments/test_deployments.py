@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule
 
 from prefect_fanout.tasks.ledger import read_ledger
-from servers.deployed import ROOT, Background, Deployed, in_background
+from servers.deployed import COMMAND_PATIENCE_S, ROOT, Background, Deployed, in_background
 
 pytestmark = pytest.mark.deployed
 
@@ -66,7 +66,7 @@ class Run:
     def settled(cls, deployed: Deployed, flow_run_id: UUID) -> Run | None:
         """Ask the API for a run, its task runs and its artifacts; None while one of the runs has not ended.
 
-        The server takes the states of task runs from a stream of events, a moment after that of the flow run.
+        The server takes task runs and their states from a stream of events, a second after that of the flow run.
         """
         flow_run = deployed.finished(flow_run_id)
         if flow_run is None:
@@ -74,7 +74,7 @@ class Run:
         of_run = FlowRunFilter.model_validate({"id": {"any_": [flow_run.id]}})
         task_runs = deployed.client.read_task_runs(flow_run_filter=of_run)
         artifacts = deployed.client.read_artifacts(flow_run_filter=of_run)
-        if not all(task_run.state and task_run.state.is_final() for task_run in task_runs):
+        if not task_runs or not all(task_run.state and task_run.state.is_final() for task_run in task_runs):
             return None
         return cls(
             flow_run=flow_run,
@@ -199,6 +199,23 @@ def test_serve(deployed: Deployed, site: str) -> None:
         deployment = deployed.client.read_deployment_by_name(name)
         assert (deployment.entrypoint or "").startswith("prefect_fanout.flows.")  # a module, not a file
         assert deployment.paused
+
+
+def test_serve_without_a_server_is_refused(tmp_path: Path) -> None:
+    """Without PREFECT_API_URL serve.py says what to set and exits with 2: Prefect would start a server open to all."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "deployments" / "serve.py"],
+        cwd=tmp_path,
+        env={**environment, "PREFECT_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert all(name in done.stderr for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"))
 
 
 def test_nothing_outlives_a_failure(tmp_path: Path) -> None:

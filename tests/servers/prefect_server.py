@@ -46,8 +46,8 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server_process(home: Path) -> Iterator[PrefectServer]:
-    """Run `prefect server start` with everything it owns below `home`; stop it also after a failure."""
+def prefect_server_process(home: Path, *, password: str | None = None) -> Iterator[PrefectServer]:
+    """Run Prefect's server with everything it owns below `home`; stop it also after a failure."""
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
     base = f"http://127.0.0.1:{port}"
@@ -55,10 +55,13 @@ def prefect_server_process(home: Path) -> Iterator[PrefectServer]:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"{base}/api",
         "PREFECT_SERVER_UI_API_URL": f"{base}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": base,
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         **OFFLINE_SETTINGS,
         **RECORDER_SETTINGS,
     }
+    if password is not None:
+        environment |= {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_API_AUTH_STRING": password}
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with started(command, log=log, environment={**os.environ, **environment}) as process:
