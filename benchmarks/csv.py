@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 if not sys.flags.safe_path:
     del sys.path[0]  # This folder: this very file would hide the standard library's csv.
@@ -21,13 +22,15 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from importlib.metadata import version  # Here, because it imports the standard library's csv.
 
-from benchmarks.harness.contender import Contender
+from benchmarks.harness.contender import AsTyped, Contender
 from benchmarks.harness.peers import has_module, install, interpreter, module_versions
 from benchmarks.harness.prefect_server import PrefectServer, prefect_server
 from benchmarks.harness.process import BenchmarkError, end_on_sigterm
 from benchmarks.harness.report import CANNOT_RUN, Report, Spread, command_line, machine
 from benchmarks.harness.tables import MB, make_tables
 
+AS_TYPED = "fanout csv, as typed"
+CODEC_AS_TYPED = "zstd"  # the default of the options; the command has none for it
 OURS = "ingest-csv"
 BY_COMMAND = "ingest-csv, by `fanout csv`"
 PANDAS_2 = "pandas 2.3, one by one"
@@ -57,8 +60,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="csv-", dir=options.work) as name:
             folder = Path(name).resolve()
             with prefect_server(folder / "prefect") as server:
-                contenders = list(_contenders(options, server.environment))
-                _warm_up(contenders[0], folder)
+                contenders = list(_contenders(options, server.environment, folder / "home"))
+                _warm_up(contenders, folder)
                 report.paragraph(f"`{command_line()}`")
                 report.paragraph(machine(["prefect", "pandas", "pyarrow"]) + _peers_text())
                 for mb in options.mb:
@@ -97,8 +100,9 @@ def _peers_text() -> str:
     return f" Peers: {versions}." if versions else ""
 
 
-def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterator[Contender]:
+def _contenders(options: argparse.Namespace, ours: Mapping[str, str], home: Path) -> Iterator[Contender | AsTyped]:
     """Ours, then the peers that are there and wanted."""
+    yield AsTyped(name=AS_TYPED, arguments=_typed, home=home)
     yield Contender(name=OURS, file="csv_ours.py", function="flow", environment=ours)
     yield Contender(name=BY_COMMAND, file="csv_ours.py", function="flow_of_the_command", environment=ours)
     pandas = ".".join(version("pandas").split(".")[:2])
@@ -114,17 +118,24 @@ def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterato
     yield from (peer for peer in peers if not options.only or any(word in peer.name for word in options.only))
 
 
-def _warm_up(ours: Contender, folder: Path) -> None:
-    """Have the new server answer one flow run, which takes it a second longer than all later ones."""
+def _typed(spec: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `fanout csv`."""
+    return ["csv", *spec["files"], "--out", spec["out"], "--workers", str(spec["threads"])]
+
+
+def _warm_up(contenders: list[Contender | AsTyped], folder: Path) -> None:
+    """Have each new server answer one flow run, which takes it a second longer than all later ones."""
     small = folder / "small.csv"
     small.write_text("a,b\n1,2\n")
-    ours.run(files=[str(small)], out=str(folder / "warm-up"), codec="snappy", threads=1)
+    for number, name in enumerate((AS_TYPED, OURS)):
+        ours = next(contender for contender in contenders if contender.name == name)
+        ours.run(files=[str(small)], out=str(folder / f"warm-up-{number}"), codec="snappy", threads=1)
 
 
 def _compare(
     report: Report,
     options: argparse.Namespace,
-    contenders: list[Contender],
+    contenders: list[Contender | AsTyped],
     codec: str,
     folder: Path,
     server: PrefectServer,
@@ -149,6 +160,8 @@ def _compare(
             shutil.rmtree(out)
             # What one contender wrote is not to be written to the disk in the time of the next.
             os.sync()
+    if codec != CODEC_AS_TYPED:
+        measures = {f"{name} ({CODEC_AS_TYPED})" if name == AS_TYPED else name: runs for name, runs in measures.items()}
     _show(report, measures, f"{options.files} files, {size / MB:,.0f} MB, {codec}", f"{rows:,} rows x 15 columns")
 
 
@@ -181,7 +194,9 @@ def _show(report: Report, measures: dict[str, list[dict[str, float]]], what: str
                 *(f"{Spread.of(one[key] for one in runs).median:,.1f}" for key in ("cpu_s", "peak_mb", "mb")),
                 f"{Spread.of(one['process_s'] for one in runs).median:,.1f}",
             ]
-            for name, runs in sorted(measures.items(), key=lambda item: ratios[item[0]].median)
+            for name, runs in sorted(
+                measures.items(), key=lambda item: (not item[0].startswith(AS_TYPED), ratios[item[0]].median)
+            )
         ],
     )
     for name, target in TARGETS.items():

@@ -15,18 +15,20 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 if not sys.flags.safe_path:
     del sys.path[0]  # This folder: its csv.py would hide the standard library's.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness.contender import Contender
+from benchmarks.harness.contender import AsTyped, Contender
 from benchmarks.harness.peers import has_module, install, interpreter
 from benchmarks.harness.prefect_server import PrefectServer, prefect_server
 from benchmarks.harness.process import BenchmarkError, end_on_sigterm
 from benchmarks.harness.report import CANNOT_RUN, Report, Spread, command_line, machine
 from benchmarks.harness.web import SITE_FOLDER, find_nginx, make_site, nginx
 
+AS_TYPED = "fanout images, as typed"
 BASELINE = "a Session per thread"
 OURS = "download-images"
 BY_COMMAND = "download-images, by `fanout images`"
@@ -58,12 +60,13 @@ def main() -> int:
             report.paragraph(machine(["prefect", "requests", "urllib3", "pillow"]))
             urls = folder / "urls.txt"
             urls.write_text("".join(f"{address}/{SITE_FOLDER}/{i:06d}.jpg\n" for i in range(options.count)))
-            contenders = list(_contenders(options, server.environment))
+            contenders = list(_contenders(options, server.environment, folder / "home"))
             # The first flow run takes a new server a second longer than all later ones.
             few = folder / "few.txt"
             few.write_text(f"{address}/{SITE_FOLDER}/000000.jpg\n")
-            ours = next(contender for contender in contenders if contender.name == OURS)
-            ours.run(list=str(few), out=str(folder / "warm-up"), threads=1)
+            for number, name in enumerate((AS_TYPED, OURS)):
+                ours = next(contender for contender in contenders if contender.name == name)
+                ours.run(list=str(few), out=str(folder / f"warm-up-{number}"), threads=1)
             _compare(report, options, contenders, folder, server, total)
         report.write()
     except BenchmarkError as error:
@@ -89,8 +92,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterator[Contender]:
-    """The baseline, ours, then the peers that are there and wanted."""
+def _typed(spec: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `fanout images`."""
+    return ["images", spec["list"], "--out", spec["out"], "--allow-private", "--workers", str(spec["threads"])]
+
+
+def _contenders(options: argparse.Namespace, ours: Mapping[str, str], home: Path) -> Iterator[Contender | AsTyped]:
+    """The command, the baseline, the flows, then the peers that are there and wanted."""
+    yield AsTyped(name=AS_TYPED, arguments=_typed, home=home)
     yield Contender(name=BASELINE, file="images_peers.py", function="sessions")
     yield Contender(name=OURS, file="images_ours.py", function="flow", environment=ours)
     yield Contender(name=BY_COMMAND, file="images_ours.py", function="flow_of_the_command", environment=ours)
@@ -129,7 +138,7 @@ def _contenders(options: argparse.Namespace, ours: Mapping[str, str]) -> Iterato
 def _compare(
     report: Report,
     options: argparse.Namespace,
-    contenders: list[Contender],
+    contenders: list[Contender | AsTyped],
     folder: Path,
     server: PrefectServer,
     total: int,
@@ -168,7 +177,7 @@ def _compare(
                 ratios[name].text(2),
                 *(f"{Spread.of(one[key] for one in runs).median:,.1f}" for key in ("cpu_s", "peak_mb", "process_s")),
             ]
-            for name, runs in sorted(measures.items(), key=lambda item: -ratios[item[0]].median)
+            for name, runs in sorted(measures.items(), key=lambda item: (item[0] != AS_TYPED, -ratios[item[0]].median))
         ],
     )
     report.verdict(

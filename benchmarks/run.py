@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("runner.py", "images.py", "csv.py")
+SCRIPTS = ("idle.py", "runner.py", "images.py", "csv.py")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""A contender: a function of a file, run in a process of its own with the interpreter that has its packages."""
+"""A contender: a function of a file, or a command as a person types it, run in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from benchmarks.harness.child import RESULT_MARK
 from benchmarks.harness.process import BenchmarkError, stop
 
+FANOUT = Path(sys.executable).with_name("fanout")
+KIB_PER_MB = 1_000_000 / 1024
 FOLDER = Path(__file__).parents[1] / "contenders"
 CHILD = Path(__file__).with_name("child.py")
 
@@ -68,3 +71,57 @@ class Contender:
             raise BenchmarkError(f"The contender {self.name!r} failed (exit code {process.returncode}):\n{tail}")
         measures: dict[str, Any] = json.loads(results[-1].removeprefix(RESULT_MARK))
         return {"process_s": time.perf_counter() - started, **measures}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsTyped:
+    """The `fanout` command as a person types it, from exec to exit, with a Prefect server of its own.
+
+    Attributes:
+        name: What the tables call it.
+        arguments: The arguments, made from what each run adds.
+        home: Prefect's home. The first run makes the database there, which takes some seconds once.
+    """
+
+    name: str
+    arguments: Callable[[Mapping[str, Any]], list[str]]
+    home: Path
+
+    def run(self, **spec: Any) -> dict[str, Any]:
+        """Run once and return its measures.
+
+        Returns:
+            `seconds` and `process_s`, both for the whole process; `cpu_s` with its server's; `peak_mb`, that of the
+            larger of the two processes.
+
+        Raises:
+            BenchmarkError: It failed; the text holds what it printed.
+        """
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        with tempfile.TemporaryFile() as output:
+            started = time.perf_counter()
+            process = subprocess.Popen(
+                [FANOUT, *self.arguments(spec)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**inherited, "PREFECT_HOME": str(self.home)},
+                start_new_session=True,
+            )
+            try:
+                # The process waits for its server, so that the server's use is a part of its own.
+                _, status, use = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            finally:
+                stop(process)
+            seconds = time.perf_counter() - started
+            if process.returncode != 0:
+                output.seek(0)
+                printed = output.read().decode(errors="replace")
+                raise BenchmarkError(f"{self.name!r} failed (exit code {process.returncode}):\n{printed}")
+        return {
+            "seconds": seconds,
+            "process_s": seconds,
+            "cpu_s": use.ru_utime + use.ru_stime,
+            "peak_mb": use.ru_maxrss / KIB_PER_MB,  # in KiB on Linux, where the benchmarks run
+        }

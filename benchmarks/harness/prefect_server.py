@@ -54,10 +54,10 @@ class PrefectServer:
     def settle(self) -> None:
         """Wait until the server has digested what it was sent, so that it does not slow down what comes next."""
         deadline = time.monotonic() + SETTLE_PATIENCE_S
-        used = _cpu_s(self.pid)
+        used = cpu_s(self.pid)
         while time.monotonic() < deadline:
             time.sleep(SETTLE_INTERVAL_S)
-            before, used = used, _cpu_s(self.pid)
+            before, used = used, cpu_s(self.pid)
             if used - before < IDLE_SHARE * SETTLE_INTERVAL_S:
                 return
 
@@ -114,7 +114,7 @@ def prefect_server(home: Path) -> Iterator[PrefectServer]:
         yield PrefectServer(port=port, pid=process.pid, log=log, password=password, environment=environment)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """User and system seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ALL_MET, ONE_MISSED, CANNOT_RUN = 0, 1, 2
 PATIENCE_S = 280
+NAMES = ("idle", "runner", "images", "csv")
 NGINX = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
 
 
@@ -31,10 +32,22 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 def page(tmp_path: Path) -> Path:
     """A copy of the page that the benchmarks write into, with its sections emptied."""
     copy = tmp_path / "performance.md"
-    copy.write_text(
-        "".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->\n" for name in ("runner", "images", "csv"))
-    )
+    copy.write_text("".join(f"# {name}\n<!-- begin {name} -->\nold\n<!-- end {name} -->\n" for name in NAMES))
     return copy
+
+
+def first_row(page: Path) -> str:
+    """Return the first row of the only table."""
+    return page.read_text().partition("---: |\n")[2].partition("\n")[0]
+
+
+def test_the_idle_benchmark_measures_both_servers(page: Path, tmp_path: Path) -> None:
+    """A tiny run shows what each server took and ends with a verdict on the command's."""
+    done = run("idle.py", "--seconds", "0.5", "--rounds", "2", "--work", tmp_path / "work", "--markdown", page)
+    assert done.returncode in (ALL_MET, ONE_MISSED), done.stdout + done.stderr
+    assert first_row(page).startswith("| that of the command `fanout` | ")
+    assert "the command's server takes less than 3 %" in done.stdout
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_the_runner_benchmark_compares_measures_memory_and_counts_lost_messages(page: Path) -> None:
@@ -52,7 +65,7 @@ def test_the_runner_benchmark_compares_measures_memory_and_counts_lost_messages(
     ):
         assert expected in done.stdout
     text = page.read_text()
-    assert text.count("old") == 2
+    assert text.count("old") == len(NAMES) - 1
     assert "| ExecutorTaskRunner | 300 | 100 |" in text
     assert "python benchmarks/runner.py --items 300" in text
     assert str(page) not in text
@@ -68,6 +81,7 @@ def test_the_image_benchmark_downloads_the_same_files_with_every_contender(page:
     assert "a Session per thread (baseline)" in done.stdout
     assert "requests.get in threads" in done.stdout
     assert "images missing" not in done.stdout
+    assert first_row(page).startswith("| fanout images, as typed | ")
     assert "at least as fast as a pool of Sessions" in page.read_text()
     assert list((tmp_path / "work").iterdir()) == []
 
@@ -79,6 +93,7 @@ def test_the_csv_benchmark_counts_the_rows_of_every_contender(page: Path, tmp_pa
     assert done.returncode in (ALL_MET, ONE_MISSED), done.stdout + done.stderr
     assert "Every contender wrote every row." in page.read_text()
     assert ", in threads" in done.stdout
+    assert first_row(page).startswith("| fanout csv, as typed (zstd) | ")
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -90,7 +105,7 @@ def test_without_nginx_the_image_benchmark_says_how_to_get_it() -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("script", ["runner.py", "images.py", "csv.py"])
+@pytest.mark.parametrize("script", [f"{name}.py" for name in NAMES])
 def test_a_page_without_the_section_is_refused_before_anything_is_measured(script: str, tmp_path: Path) -> None:
     """A Markdown file that could not take the results is found out first, not after minutes."""
     page = tmp_path / "page.md"
