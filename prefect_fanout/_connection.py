@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prefect_fanout._errors import RunFailed
-from prefect_fanout._local_server import OFFLINE_SETTINGS, PRIVATE_FOLDER, is_local_server, start_local_server
+from prefect_fanout._local_server import OFFLINE_SETTINGS, is_local_server, make_home, start_local_server
 
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 # Settings that lead to a server or a database outside a folder that is to hold everything.
@@ -42,6 +42,7 @@ def connect(home: Path | None = None) -> str:
         The address of the API.
 
     Raises:
+        UsageError: The home belongs to another user.
         RunFailed: The server that is named cannot be used, or the one to start did not start.
     """
     from prefect.context import refresh_global_settings_context
@@ -52,7 +53,7 @@ def connect(home: Path | None = None) -> str:
     if home is not None:
         for name in ELSEWHERE:
             os.environ.pop(name, None)
-        home.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        make_home(home)  # before its settings are read
         os.environ["PREFECT_HOME"] = str(home)
         os.environ["PREFECT_PROFILE"] = "ephemeral"
     refresh_global_settings_context()

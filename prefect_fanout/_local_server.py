@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from prefect_fanout._errors import RunFailed
+from prefect_fanout._errors import RunFailed, UsageError
 
 # A first start creates the database and takes about 10 s on two cores. The limit is for a machine that is very busy.
 START_TIMEOUT_S = 120.0
@@ -76,6 +76,22 @@ def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     return changed
 
 
+def make_home(home: Path) -> None:
+    """Make Prefect's home so that only this user can look into it, or check that the one there is this user's.
+
+    Raises:
+        UsageError: It belongs to another user, who could have put settings and links of any kind into it.
+    """
+    home.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    owner = home.stat().st_uid
+    if owner != os.geteuid():
+        raise UsageError(
+            f"{home} holds Prefect's settings and database, so it should belong to the user of this command "
+            f"({os.geteuid()}), and it belongs to user {owner}. Set PREFECT_HOME to another folder, or give "
+            "`fanout demo` another --out."
+        )
+
+
 def start_local_server(home: Path) -> dict[str, str]:
     """Start the server with its database and its log below `home`, and stop it when this process exits.
 
@@ -86,9 +102,10 @@ def start_local_server(home: Path) -> dict[str, str]:
         The variables that make a process the server's client. Only they hold its password.
 
     Raises:
+        UsageError: The home belongs to another user.
         RunFailed: The server did not start; the text holds the end of its log.
     """
-    home.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    make_home(home)
     password = new_password()
     log_path = home / "fanout-server.log"
     with log_path.open("wb") as log:

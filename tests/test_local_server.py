@@ -33,6 +33,7 @@ USER_SETTINGS = {
 }
 # Each keeps the command busy until it gives up that image, so the tests have an hour.
 ITEMS = 40
+NOBODY = 65_534
 # The imports come first: the user nobody may not be allowed to read this environment's packages.
 AS_NOBODY = """
 import encodings.idna, http.client, json, os, pwd, sys
@@ -145,6 +146,25 @@ def test_another_user_can_neither_use_the_server_nor_read_its_files(running: Run
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"status": 401, "control": len("everyone"), "files": [None] * len(files)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of another user")
+@pytest.mark.parametrize("command", ["csv", "demo"])
+def test_a_home_that_another_user_prepared_is_refused(tmp_path: Path, command: str) -> None:
+    """Exit code 2, one sentence with both users, and a file that a link in there leads to keeps its content."""
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    home = tmp_path / ("home" if command == "csv" else "fanout-demo/.prefect")
+    home.mkdir(parents=True)
+    (home / "fanout-server.log").symlink_to(victim)
+    os.chown(home, NOBODY, NOBODY)
+    arguments = ["csv", "table.csv", "--out", "run"] if command == "csv" else ["demo"]
+    done = run_fanout(*arguments, cwd=tmp_path, environment=_no_prefect(PREFECT_HOME=str(tmp_path / "home")))
+    assert done.returncode == 2, done.stderr
+    assert f"user {NOBODY}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert victim.read_text() == "mine"
 
 
 def test_only_its_user_may_enter_the_home_and_read_the_files_in_it(running: Running) -> None:

@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from starlette.routing import WebSocketRoute
 from websockets.exceptions import ConnectionClosedError, InvalidHandshake
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -30,14 +31,6 @@ QUESTIONS = (
     ("/block_documents/filter", {"include_secrets": True}),
     ("/flow_runs/filter", {}),
     ("/variables/", {"name": "planted", "value": "by a web page"}),
-)
-# The OpenAPI schema, which lists the other routes, has no WebSockets.
-WEBSOCKETS = (
-    "/events/in",
-    "/events/out",
-    "/logs/out",
-    "/task_runs/subscriptions/scheduled",
-    "/work_pools/fanout/workers/connect",
 )
 NO_ID = "00000000-0000-0000-0000-000000000000"
 UNAUTHORIZED = 401
@@ -106,12 +99,16 @@ def open_routes(api: str) -> set[str]:
 
 def open_websockets(api: str) -> list[str]:
     """Open each WebSocket of a server with no password and with a wrong one; return those that it does not close."""
+    from prefect.server.api.server import API_ROUTERS  # the schema of the API, which lists the other routes, has none
+
+    paths = [route.path for router in API_ROUTERS for route in router.routes if isinstance(route, WebSocketRoute)]
+    assert len(paths) > 2
     found = []
-    for path in WEBSOCKETS:
+    for path in paths:
         for first in (None, {"type": "auth"}, {"type": "auth", "token": "a:wrong-one"}):
             try:
                 with connect(
-                    f"ws{api.removeprefix('http')}{path}",
+                    re.sub(r"{\w+}", "fanout", f"ws{api.removeprefix('http')}{path}"),
                     subprotocols=None if first is None else [Subprotocol("prefect")],
                     proxy=None,
                     open_timeout=TIMEOUT_S,
@@ -121,5 +118,7 @@ def open_websockets(api: str) -> list[str]:
                     socket.recv(TIMEOUT_S)
             except (InvalidHandshake, ConnectionClosedError):
                 continue
+            except TimeoutError:
+                pass  # open, and waiting for more
             found.append(f"{path} after {first}")
     return found
